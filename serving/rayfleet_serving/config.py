@@ -1,0 +1,185 @@
+"""The contract between the control path and the data path.
+
+The planner renders these models into a Serve config; the serving package reads them back. Nothing here imports
+Ray, MLflow or numpy, so that the control path can use it in a slim image.
+
+- `ModelArgs` are a model app's builder arguments: a changed byte restarts its replicas.
+- `ModelUserConfig` is a model app's `user_config`: changed in place.
+- `RouterArgs` are the router app's builder arguments; `TrafficTable` is its `user_config`, changed in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MODEL_IMPORT_PATH = "rayfleet_serving.model.app:build"
+ROUTER_IMPORT_PATH = "rayfleet_serving.router.app:build"
+MODEL_DEPLOYMENT = "model"
+ROUTER_DEPLOYMENT = "router"
+ROUTER_APP = "router"
+
+TRAFFIC_PATH = "/rayfleet/traffic"
+"""Where every router answers with the table each router replica holds; the control path reads it back here."""
+
+VERSION_HEADER = "x-rayfleet-model-version"
+REQUEST_ID_HEADER = "x-request-id"
+TIMEOUT_HEADER = "x-rayfleet-timeout-seconds"
+"""A deadline for one request; it can shorten the model's `requestTimeout`, never lengthen it.
+
+Serve's own header, `x-request-timeout-seconds`, works too, but Serve then answers 408 without saying why."""
+
+
+class Contract(BaseModel):
+    """Base of every contract type: unknown keys are refused, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelIdentity(Contract):
+    """One immutable model version: what a URI resolved to."""
+
+    version: str
+    """What people call it: a registry version ("3"), a logged model's id ("m-…"), or a digest's first 12 hex digits."""
+    model_id: str
+    """Immutable key, and with its source the cache key: "m-<32 hex>" for MLflow models, "sha256-<64 hex>" otherwise."""
+    artifact_uri: str
+    """Where the bytes are: mlflow-artifacts:/…, s3://…, gs://…, or an absolute path."""
+    digest: str | None = None
+    """"sha256:<64 hex>" of the tree where it is known before the download (local paths); None where it is not."""
+
+
+class ModelArgs(Contract):
+    """Builder arguments of one model app: everything that must restart its replicas when it changes."""
+
+    name: str
+    """The ModelDeployment's name."""
+    identity: ModelIdentity
+    tracking_uri: str | None = None
+    """MLflow server for mlflow-artifacts: URIs. Credentials come from the environment, never from here."""
+    allow_code_execution: bool = False
+    """Whether the artifact may run code of its own when loaded: pickle, code_paths, models-from-code."""
+    gpu_memory_bytes: int | None = None
+    """Hard cap of GPU memory per replica, in bytes; None without a GPU."""
+
+
+class Batching(Contract):
+    """Limits of one batch."""
+
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Rows in one call of the model."""
+    max_wait_s: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """Longest time an idle device may wait for a fuller batch, where waiting is expected to pay. Seconds."""
+
+
+class ModelUserConfig(Contract):
+    """`user_config` of one model app."""
+
+    batching: Batching = Batching()
+
+
+class ImageInput(Contract):
+    """How an uploaded image becomes a tensor."""
+
+    height: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=8192)]
+    mode: Literal["RGB", "L"] = "RGB"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    scale: float = 1 / 255
+    """Each pixel (0..255) is multiplied by this before mean and std."""
+    mean: list[float] = []
+    std: list[float] = []
+
+
+class Classification(Contract):
+    """How a score vector becomes labels: softmax (or none), the `top_k` best with their confidence."""
+
+    labels: list[str] = []
+    labels_file: str | None = None
+    """A text file inside the model's artifacts, one label a line."""
+    activation: Literal["Softmax", "Sigmoid", "None"] = "Softmax"
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
+class Transform(Contract):
+    """CPU work around the model, done by the router, for `/predict` only."""
+
+    image: ImageInput | None = None
+    classification: Classification | None = None
+
+
+class Limits(Contract):
+    """What one model accepts."""
+
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 100
+    """Requests handed to one replica of the model at a time."""
+    max_queued_requests: Annotated[int, Field(ge=0)] = 400
+    """Requests that may wait in one router; one more is answered 429."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    max_request_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+
+
+class VersionRoute(Contract):
+    """One live version of a model."""
+
+    app: str
+    """Serve application that runs it."""
+    version: str
+    model_id: str
+    weight: Annotated[int, Field(ge=0, le=100)]
+    """Percent of the model's requests."""
+    max_batch_size: Annotated[int, Field(ge=1)] = 32
+
+
+class ModelRoute(Contract):
+    """One model as the router sees it. Weights sum to 100."""
+
+    versions: list[VersionRoute]
+    limits: Limits = Limits()
+    transform: Transform = Transform()
+
+
+class TrafficTable(Contract):
+    """`user_config` of the router app: which versions answer for each model, and by how much."""
+
+    models: dict[str, ModelRoute] = {}
+    routers: Annotated[int, Field(ge=1)] = 2
+    """Router replicas that share each model's ongoing-request budget."""
+
+    def digest(self) -> str:
+        """First 16 hex digits of sha256 over the canonical JSON of the table."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RouterArgs(Contract):
+    """Builder arguments of the router app."""
+
+
+class RouterVersionState(Contract):
+    """What one router replica knows about one live version."""
+
+    ready: bool
+    """It sees running replicas and has the model's metadata."""
+    ongoing: int
+    """Requests handed to the model and not yet answered."""
+    queued: int
+
+
+class RouterState(Contract):
+    """One router replica's answer at `TRAFFIC_PATH`."""
+
+    replica: str
+    table: str
+    """`TrafficTable.digest()` of the table it holds; "" before the first."""
+    versions: dict[str, RouterVersionState]
+    """By Serve application name."""
+
+
+class TrafficReport(Contract):
+    """Body of `GET /rayfleet/traffic`: one entry for each router replica that answered, sorted by replica."""
+
+    routers: list[RouterState]

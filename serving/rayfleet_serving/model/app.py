@@ -1,0 +1,147 @@
+"""The model app: one version of one model in each replica, behind a batcher.
+
+No `from __future__ import annotations` here: Serve reads the builder's annotation to parse its arguments.
+"""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import ray
+from pydantic import ValidationError
+from ray import serve
+from ray.serve import Application
+
+from rayfleet_serving.config import MODEL_DEPLOYMENT, ModelArgs, ModelUserConfig
+from rayfleet_serving.link.server import LinkServer
+from rayfleet_serving.metrics import ModelMetrics
+from rayfleet_serving.model.batcher import Batcher
+from rayfleet_serving.model.cache import ModelCache
+from rayfleet_serving.model.execution import Execution
+from rayfleet_serving.model.flavors import LoadedModel, load, run_example, warmup_inputs
+from rayfleet_serving.model.mlmodel import input_example
+from rayfleet_serving.signature import ModelMetadata
+
+logger = logging.getLogger(__name__)
+
+LARGEST_EXAMPLE = 64 * 1024
+"""Bytes of JSON; a larger example is of no use on the docs page, and would not fit through Serve's 4 MiB messages."""
+
+
+@serve.deployment(name=MODEL_DEPLOYMENT)
+class Model:
+    """One model replica: it is ready once the model is loaded and has run every batch size it will be given."""
+
+    async def __init__(self, args: ModelArgs) -> None:  # type: ignore[misc]  # Serve awaits it
+        """
+        Raises:
+            LoadError: the version cannot be had or loaded, or raises on its own example. It never becomes ready.
+        """
+        self._args = args
+        self._path, self._model = await asyncio.to_thread(_load, args)
+        self._example = input_example(self._path)
+        self._metrics = ModelMetrics(args.name, args.identity.version, serve.get_replica_context().replica_id.unique_id)
+        defaults = ModelUserConfig().batching
+        self._execution = Execution(
+            self._model.predict, max_batch_size=defaults.max_batch_size, static_batch=self._model.static_batch
+        )
+        self._batcher = Batcher(self._execution, max_wait_s=defaults.max_wait_s, on_batch=self._metrics.batch)
+        await self._batcher.in_device_thread(run_example, self._model, self._example)
+        self._links = LinkServer(
+            self._batcher.infer,
+            replica=serve.get_replica_context().replica_id.unique_id,
+            host=ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+        )
+        self._endpoint = await self._links.start()
+        self._warm: set[int] = set()
+        self._later: asyncio.Future[None] | None = None
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take new batching limits. Never raises: a raising reconfigure takes the replica down."""
+        try:
+            batching = ModelUserConfig.model_validate(user_config).batching
+            self._execution.max_batch_size = batching.max_batch_size
+            self._batcher.max_wait_s = batching.max_wait_s
+            warm_up = self._batcher.in_device_thread(self._warm_up, batching.max_batch_size)
+            if self._warm:
+                # A replica that is being reconfigured gets no requests, so a later edit does not wait for this.
+                self._later = asyncio.ensure_future(warm_up)
+            else:
+                await warm_up
+        except ValidationError as error:
+            logger.error("The new batching limits are not valid; the old ones stay in force. %s", error)
+        except Exception:
+            logger.exception("The new batching limits could not be applied in full.")
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Serve asks this once, when the replica is ready, and pushes it to every router."""
+        return {"endpoint": list(self._endpoint)}
+
+    async def __del__(self) -> None:
+        """Serve awaits this when it stops the replica: calls that are here are still answered."""
+        while self._links.ongoing:  # noqa: ASYNC110 - an event would cost every call
+            await asyncio.sleep(0.05)
+        self._links.close()
+
+    async def metadata(self, labels_file: str | None) -> ModelMetadata:
+        """What the model takes and gives. `labels_file` is a path inside the model's artifacts, one label a line."""
+        return ModelMetadata(
+            name=self._args.name,
+            version=self._args.identity.version,
+            model_id=self._args.identity.model_id,
+            flavor=self._model.flavor,
+            signature=self._model.signature,
+            static_batch=self._model.static_batch,
+            max_batch_size=self._execution.max_batch_size,
+            labels=await asyncio.to_thread(_labels, self._path, labels_file) if labels_file else (),
+            input_example=self._example if len(orjson.dumps(self._example)) <= LARGEST_EXAMPLE else None,
+        )
+
+    async def exposition(self) -> str:
+        """Prometheus text of this replica."""
+        self._metrics.queued.set(self._batcher.queued_rows)
+        return self._metrics.exposition()
+
+    def _warm_up(self, max_batch_size: int) -> None:
+        """Run each batch size once: 1, 2, 4, … and the largest. The first call of a size allocates and compiles."""
+        sizes = {min(2**power, max_batch_size) for power in range(max_batch_size.bit_length() + 1)}
+        if self._model.static_batch:
+            sizes = {self._model.static_batch}
+        for rows in sorted(sizes - self._warm):
+            inputs = warmup_inputs(self._model.signature, rows, self._example)
+            if inputs is None:
+                logger.info("%s has neither signature nor example: no warm-up.", self._args.name)
+                return
+            begin = time.perf_counter()
+            try:
+                result = self._model.predict(*inputs)
+            except Exception as error:
+                # Zeros may be no legal input for this model, and it has answered one row of an example before.
+                logger.warning("Warm-up with %d rows failed: %s: %s", rows, type(error).__name__, error)
+                return
+            self._warm.add(rows)
+            if any(len(array) != rows for array in result.outputs.values()):
+                self._execution.one_by_one = True
+            logger.info("Warm-up with %d rows: %.1f ms.", rows, (time.perf_counter() - begin) * 1e3)
+
+
+def _load(args: ModelArgs) -> tuple[Path, LoadedModel]:
+    path = ModelCache().fetch(args.identity, args.tracking_uri)
+    model = load(path, allow_code_execution=args.allow_code_execution, gpu_memory_bytes=args.gpu_memory_bytes)
+    return path, model
+
+
+def _labels(path: Path, labels_file: str) -> tuple[str, ...]:
+    file = (path / labels_file).resolve()
+    if not file.is_relative_to(path.resolve()) or not file.is_file():
+        logger.error("The model's artifacts hold no file %r: classes are named by their index.", labels_file)
+        return ()
+    return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def build(args: ModelArgs) -> Application:
+    """Serve's application builder."""
+    return Model.bind(args)  # type: ignore[attr-defined,no-any-return]

@@ -1,0 +1,170 @@
+"""A work-conserving batcher: the device never idles while requests wait.
+
+Calls arrive from several routers. While one batch runs in the device thread, whatever arrives piles up; when it
+returns, everything of one kind that waits (up to the batch limit) runs next. Requests of different shape, dtype or
+parameters never share a batch: each kind has its own queue, and the kind that has waited longest goes first.
+
+An idle device may wait up to `max_wait_s` for a fuller batch, but only where that is expected to pay: see
+`Batcher._worth_waiting`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from rayfleet_serving.link.call import Call, Failure, Kind, Reply, kind_of
+from rayfleet_serving.model.execution import Execution
+from rayfleet_serving.model.pending import PendingCall, Segment
+
+T = TypeVar("T")
+
+SMOOTHING = 0.2
+"""Weight of the newest batch in the running means of compute time and arrival rate: about the last ten batches."""
+
+
+class Batcher:
+    """The queue in front of one model; runs one batch at a time, in a thread of its own."""
+
+    def __init__(
+        self,
+        execution: Execution,
+        *,
+        max_wait_s: float,
+        on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
+    ) -> None:
+        self.max_wait_s = max_wait_s
+        self._execution = execution
+        self._on_batch = on_batch
+        self._queues: dict[Kind, deque[PendingCall]] = {}
+        self._queued_rows = 0
+        self._arrival = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._compute_s = 0.0
+        self._rows_per_s = 0.0
+        self._arrived_rows = 0
+        self._measured_at = time.perf_counter()
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the device."""
+        return self._queued_rows
+
+    def in_device_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """Run `function` where the model runs, between batches."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    async def infer(self, call: Call) -> Reply:
+        """Answer every request of `call`; a request that fails is in `Reply.failures`, the others are right."""
+        loop = asyncio.get_running_loop()
+        pending = PendingCall(call, time.perf_counter(), loop.create_future())
+        self._queues.setdefault(kind_of(call.inputs, call.form, call.params), deque()).append(pending)
+        self._queued_rows += pending.starts[-1]
+        self._arrived_rows += pending.starts[-1]
+        self._arrival.set()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        return await pending.reply
+
+    async def _work(self) -> None:
+        try:
+            while self._queues:
+                kind = min(self._queues, key=lambda kind: self._queues[kind][0].arrived)
+                waited = await self._fill(kind)
+                batch = self._take(kind)
+                if batch:
+                    await self._run(batch, waited)
+        finally:
+            self._worker = None
+
+    async def _fill(self, kind: Kind) -> float:
+        """Wait for a fuller batch as long as it is expected to pay; returns the seconds waited."""
+        begin = time.perf_counter()
+        until = begin + self.max_wait_s
+        while (left := until - time.perf_counter()) > 0 and self._worth_waiting(kind):
+            self._arrival.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrival.wait()
+            except TimeoutError:
+                break
+        return time.perf_counter() - begin
+
+    def _worth_waiting(self, kind: Kind) -> bool:
+        """Whether to let an idle device wait for one more row.
+
+        Starting now makes the rows that arrive meanwhile, about `rate * compute` of them, wait for most of the
+        batch; the next one is saved up to `compute` seconds if it is let in. Waiting for it costs `1 / rate` seconds
+        to each of the `rows` that are here. So it pays while rows / rate < compute: never for one request on a
+        quiet server, and always for the first of a burst on a slow model.
+        """
+        worth = min(self._execution.limit, self._rows_per_s * self._compute_s)
+        if worth < 1:
+            return False
+        return sum(pending.starts[-1] - pending.starts[pending.next] for pending in self._queues[kind]) < worth
+
+    def _take(self, kind: Kind) -> list[Segment]:
+        """Take requests from the head of one queue, up to the batch limit; drop those whose time ran out."""
+        queue, limit, now = self._queues[kind], self._execution.limit, time.perf_counter()
+        batch: list[Segment] = []
+        rows = 0
+        while queue and rows < limit:
+            pending = queue[0]
+            if pending.reply.cancelled():
+                self._queued_rows -= pending.starts[-1] - pending.starts[pending.next]
+                queue.popleft()
+                continue
+            age = now - pending.arrived
+            first, sizes, budgets = pending.next, pending.call.sizes, pending.call.budgets
+            full = False
+            while pending.next < len(sizes) and not full:
+                index = pending.next
+                if budgets[index] < age:
+                    if index > first:
+                        batch.append(Segment(pending, first, index))
+                    first = index + 1
+                    pending.fail(index, Failure("DeadlineExceeded", "The request's time ran out in the queue."))
+                elif rows and (rows + sizes[index] > limit or self._execution.one_by_one):
+                    full = True
+                    break
+                else:
+                    rows += sizes[index]
+                pending.next += 1
+                self._queued_rows -= sizes[index]
+            if pending.next > first:
+                batch.append(Segment(pending, first, pending.next))
+            if full:
+                break
+            queue.popleft()
+        if not queue:
+            del self._queues[kind]
+        return batch
+
+    async def _run(self, batch: list[Segment], waited: float) -> None:
+        begin = time.perf_counter()
+        outcomes = await self.in_device_thread(self._execution.run, batch)
+        compute = time.perf_counter() - begin
+        self._measure(compute)
+        self._on_batch(sum(segment.rows for segment in batch), compute)
+        for pending in {id(segment.pending): segment.pending for segment in batch}.values():
+            age = begin - pending.arrived
+            pending.batch_wait += min(waited, age)
+            pending.queue = max(0.0, age - pending.batch_wait - pending.compute)
+            pending.compute += compute
+        for segment, outcome in outcomes:
+            if isinstance(outcome, Failure):
+                segment.pending.fail(segment.first, outcome)
+            else:
+                segment.pending.answer(segment.first, segment.last, outcome)
+
+    def _measure(self, compute: float) -> None:
+        now = time.perf_counter()
+        rate = self._arrived_rows / max(now - self._measured_at, 1e-6)
+        self._arrived_rows, self._measured_at = 0, now
+        self._rows_per_s += SMOOTHING * (rate - self._rows_per_s)
+        self._compute_s += SMOOTHING * (compute - self._compute_s)

@@ -1,0 +1,38 @@
+"""Why a model version cannot be served: one exception, with a reason a program can act on and a message for people."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+LoadReason = Literal[
+    "MissingPackage",
+    "CodeExecutionNotAllowed",
+    "CorruptModel",
+    "UnsupportedFlavor",
+    "DownloadFailed",
+    "DigestMismatch",
+    "ModelIdMismatch",
+    "DiskFull",
+    "WarmUpFailed",
+]
+
+
+class LoadError(Exception):
+    """The model version cannot be fetched or loaded; it never takes traffic."""
+
+    def __init__(self, reason: LoadReason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+class OutputError(ValueError):
+    """The model answered something that has no batch axis: a single value, nothing, or an object of its own."""
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: its text`, fit for UTF-8: lone surrogates, as in undecodable file names, become question marks."""
+    return f"{type(error).__name__}: {error}".strip().encode("utf-8", errors="replace").decode("utf-8")

@@ -1,0 +1,162 @@
+"""Running one batch so that a request at fault fails alone. Synchronous: all of it runs in the device thread.
+
+A batch may take many calls of the model: a large request runs in pieces, a failing batch in halves. Before each call,
+what nobody waits for any more is given up, so that it does not keep the device from others.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rayfleet_serving.link.call import Failure
+from rayfleet_serving.model.errors import describe
+from rayfleet_serving.model.pending import Segment, join, row_count
+from rayfleet_serving.protocol.message import InferenceResult
+from rayfleet_serving.signature import InputForm
+
+logger = logging.getLogger(__name__)
+
+Predict = Callable[[dict[str, np.ndarray], InputForm, dict[str, Any]], InferenceResult]
+Outcome = tuple[Segment, InferenceResult | Failure]
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for the batch any more."""
+
+
+class Execution:
+    """How one model is run.
+
+    `predict` takes arrays with the batch on axis 0 and should return as many rows as it got; a model that does not
+    is run request by request from then on (`one_by_one`).
+    """
+
+    def __init__(self, predict: Predict, *, max_batch_size: int, static_batch: int | None = None) -> None:
+        self.max_batch_size = max_batch_size
+        self.one_by_one = False
+        self._predict = predict
+        self._static_batch = static_batch
+
+    @property
+    def limit(self) -> int:
+        """Most rows in one call of the model."""
+        return self._static_batch or self.max_batch_size
+
+    def run(self, batch: list[Segment]) -> list[Outcome]:
+        """Run a batch, halving it while it fails. Never raises; a `Failure` stands with exactly one request."""
+        rows = sum(segment.rows for segment in batch)
+        single = len(batch) == 1 and batch[0].requests == 1
+        try:
+            result = self._predict_rows(batch, rows)
+            given = row_count(result)
+            if given == rows:
+                return _split(batch, result)
+            if single and given >= 0:
+                return [(batch[0], result)]
+            if single:
+                return [(batch[0], Failure("ModelError", "The model's outputs have different numbers of rows."))]
+            self.one_by_one = True
+            logger.warning("The model gave %d rows for %d: requests run one by one from now on.", given, rows)
+        except _AbandonedError:
+            late = Failure("DeadlineExceeded", "The request's time ran out before the model had answered all of it.")
+            return [(request, late) for segment in batch for request in segment.singles()]
+        except Exception as error:
+            if single:
+                return [(batch[0], _failure(error))]
+        left, right = _halve(batch)
+        return self.run(left) + self.run(right)
+
+    def _predict_rows(self, batch: list[Segment], rows: int) -> InferenceResult:
+        """Predict any number of rows, in pieces of the limit."""
+        inputs = _merge(batch)
+        if rows <= self.limit:
+            return self._predict_piece(batch, inputs, rows)
+        results = []
+        for begin in range(0, rows, self.limit):
+            piece = {name: array[begin : begin + self.limit] for name, array in inputs.items()}
+            results.append(self._predict_piece(batch, piece, min(self.limit, rows - begin)))
+        return join(results)
+
+    def _predict_piece(self, batch: list[Segment], inputs: dict[str, np.ndarray], rows: int) -> InferenceResult:
+        """Predict at most the limit: padded where the graph fixes the batch size, halved where memory runs out.
+
+        Raises:
+            _AbandonedError: nobody waits for any request of `batch`, of which the rows are a piece.
+        """
+        now = time.perf_counter()
+        if not any(segment.awaited(now) for segment in batch):
+            raise _AbandonedError
+        call = batch[0].pending.call
+        if self._static_batch:
+            return self._predict_padded(inputs, rows, call.form, call.params)
+        try:
+            return self._predict(inputs, call.form, call.params)
+        except Exception as error:
+            if rows == 1 or not out_of_memory(error):
+                raise
+        half = rows // 2
+        return join(
+            [
+                self._predict_piece(batch, {k: v[:half] for k, v in inputs.items()}, half),
+                self._predict_piece(batch, {k: v[half:] for k, v in inputs.items()}, rows - half),
+            ]
+        )
+
+    def _predict_padded(
+        self, inputs: dict[str, np.ndarray], rows: int, form: InputForm, params: dict[str, Any]
+    ) -> InferenceResult:
+        """The last row is repeated to fill the fixed batch; its answers are cut off."""
+        missing = self.limit - rows
+        if missing:
+            inputs = {k: np.concatenate([v, np.repeat(v[-1:], missing, axis=0)]) for k, v in inputs.items()}
+        result = self._predict(inputs, form, params)
+        return InferenceResult({k: v[:rows] for k, v in result.outputs.items()}, result.form) if missing else result
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch could have succeeded: torch's or onnxruntime's allocation errors, or Python's own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "Failed to allocate memory" in text
+
+
+def _failure(error: Exception) -> Failure:
+    text = describe(error)
+    if out_of_memory(error):
+        return Failure("OutOfMemory", f"This request alone does not fit into the model's memory. {text[:500]}")
+    return Failure("ModelError", f"The model raised on this input: {text[:1000]}")
+
+
+def _halve(batch: list[Segment]) -> tuple[list[Segment], list[Segment]]:
+    left_wanted = sum(segment.requests for segment in batch) // 2
+    left: list[Segment] = []
+    right: list[Segment] = []
+    for segment in batch:
+        first, second = segment.cut(left_wanted - sum(taken.requests for taken in left))
+        left += first
+        right += second
+    return left, right
+
+
+def _merge(batch: list[Segment]) -> dict[str, np.ndarray]:
+    pieces = [segment.inputs() for segment in batch]
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _split(batch: list[Segment], result: InferenceResult) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    row = 0
+    for segment in batch:
+        end = row + segment.rows
+        outputs = {name: array[row:end] for name, array in result.outputs.items()}
+        outcomes.append((segment, InferenceResult(outputs, result.form)))
+        row = end
+    return outcomes

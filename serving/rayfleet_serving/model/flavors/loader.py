@@ -1,0 +1,90 @@
+"""Picks the most native way to run a model directory, and refuses what may not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rayfleet_serving.model import mlmodel
+from rayfleet_serving.model.errors import LoadError
+from rayfleet_serving.model.flavors import code_execution
+from rayfleet_serving.model.flavors.base import LoadedModel
+
+NATIVE = ("pytorch", "onnx", "sklearn", "xgboost", "transformers")
+"""Flavours run by their own library, in order of preference; everything else runs as a pyfunc."""
+
+EXTRAS = {
+    "torch": "pytorch",
+    "onnxruntime": "onnx",
+    "sklearn": "sklearn",
+    "skops": "sklearn",
+    "xgboost": "xgboost",
+    "transformers": "transformers",
+}
+"""The extra of this distribution that brings a package."""
+
+
+def load(path: Path, *, allow_code_execution: bool, gpu_memory_bytes: int | None) -> LoadedModel:
+    """Loads the model in `path` into this process, onto the visible GPU where its library can use one.
+
+    Args:
+        path: a model directory, with an MLmodel file.
+        allow_code_execution: whether loading may run code from the artifact: pickle, code_paths, models from code.
+        gpu_memory_bytes: cap of GPU memory; None without a GPU. It holds for torch and onnxruntime, not for xgboost.
+
+    Raises:
+        LoadError: MissingPackage, CodeExecutionNotAllowed, CorruptModel or UnsupportedFlavor.
+    """
+    model = mlmodel.read(path)
+    if not allow_code_execution:
+        code_execution.refuse_declared_code(model)
+    flavor = next((name for name in NATIVE if name in model.flavors), "pyfunc")
+    try:
+        return _load_flavor(flavor, model, allow_code_execution, gpu_memory_bytes)
+    except LoadError:
+        raise
+    except ModuleNotFoundError as e:
+        raise _missing(e, path) from e
+    except Exception as e:
+        raise LoadError("CorruptModel", f"{path} cannot be loaded as {flavor}: {type(e).__name__}: {e}") from e
+
+
+def _load_flavor(
+    flavor: str, model: mlmodel.MLmodel, allow_code_execution: bool, gpu_memory_bytes: int | None
+) -> LoadedModel:
+    # Each module imports its library: only the one needed is loaded.
+    if flavor == "pytorch":
+        from rayfleet_serving.model.flavors import pytorch
+
+        return pytorch.load(model, allow_code_execution=allow_code_execution, gpu_memory_bytes=gpu_memory_bytes)
+    if flavor == "onnx":
+        from rayfleet_serving.model.flavors import onnx
+
+        return onnx.load(model, gpu_memory_bytes=gpu_memory_bytes)
+    if flavor == "sklearn":
+        from rayfleet_serving.model.flavors import sklearn
+
+        return sklearn.load(model, allow_code_execution=allow_code_execution)
+    if flavor == "xgboost":
+        from rayfleet_serving.model.flavors import xgboost
+
+        return xgboost.load(model)
+    if flavor == "transformers":
+        from rayfleet_serving.model.flavors import transformers
+
+        return transformers.load(model, allow_code_execution=allow_code_execution, gpu_memory_bytes=gpu_memory_bytes)
+    from rayfleet_serving.model.flavors import pyfunc
+
+    return pyfunc.load(model, allow_code_execution=allow_code_execution, gpu_memory_bytes=gpu_memory_bytes)
+
+
+def _missing(error: ModuleNotFoundError, path: Path) -> LoadError:
+    package = (error.name or "").partition(".")[0]
+    if package in EXTRAS:
+        return LoadError(
+            "MissingPackage",
+            f"{path} needs {package}, which is not installed: pip install 'rayfleet[{EXTRAS[package]}]'",
+        )
+    return LoadError(
+        "MissingPackage",
+        f"{path} needs {package or error}, which is not installed: add it to the image, or log the model with its code",
+    )

@@ -1,0 +1,70 @@
+"""Arrays out: what orjson needs to be told about numpy's other dtypes."""
+
+from __future__ import annotations
+
+import base64
+from datetime import date, datetime, time
+from typing import Any
+
+import numpy as np
+import orjson
+
+Array = np.ndarray[Any, Any]
+
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+"""Floats are written with the fewest digits that read back as the same value of their own dtype; NaN and infinities
+as null."""
+
+
+def jsonable(array: Array) -> Any:
+    """The array in a form that orjson writes: itself where it can, nested lists of Python values where not."""
+    if array.dtype.kind == "M":
+        return np.array(instants(array.ravel()), dtype=object).reshape(array.shape).tolist()
+    if array.dtype.kind in "biuf" and array.dtype.itemsize <= 8:
+        return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return array.tolist()
+
+
+def plain(value: Any) -> Any:
+    """orjson's `default`: values inside object arrays, as MLflow's encoder writes them; the text of anything else."""
+    if isinstance(value, np.ndarray):
+        return jsonable(value)
+    if isinstance(value, np.datetime64):
+        return instants(np.array([value]))[0]
+    if isinstance(value, np.generic):
+        item = value.item()
+        if isinstance(item, np.generic):  # what Python has no type for: long doubles
+            return str(item)
+        return item if isinstance(item, int | float | str | list | tuple | None) else plain(item)
+    if isinstance(value, bytes | bytearray):
+        return base64.encodebytes(value).decode("ascii")
+    if type(value).__name__ in ("NaTType", "NAType"):  # pandas' missing values, without importing pandas
+        return None
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, set | frozenset):
+        return list(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return str(value)
+
+
+def native(value: Any) -> Any:
+    """msgpack's `default`, which is asked once for each value: as `plain`, with arrays as lists.
+
+    Read back and written by orjson, a value is what it would have been without msgpack in between, but for float32,
+    which gets the digits of its double. msgpack itself keeps bytes as they are.
+    """
+    given = plain(value)
+    return given.tolist() if isinstance(given, np.ndarray) else given
+
+
+def instants(array: Array) -> list[str | None]:
+    """Dates as ISO 8601 without an offset, as pandas writes them: a fraction only where there is one; NaT is None."""
+    texts: list[str | None] = []
+    for text in np.datetime_as_string(array.astype("datetime64[ns]")).tolist():
+        whole, _, fraction = text.partition(".")
+        digits = fraction.rstrip("0")
+        width = 0 if not digits else 6 if len(digits) <= 6 else 9
+        texts.append(None if text == "NaT" else f"{whole}.{fraction[:width]}" if width else whole)
+    return texts

@@ -1,0 +1,91 @@
+"""The router app: an ASGI ingress whose traffic table is its `user_config`.
+
+No `from __future__ import annotations` here: Serve reads the builder's annotation to parse its arguments.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from rayfleet_serving.config import ROUTER_APP, ROUTER_DEPLOYMENT, RouterArgs, RouterState, TrafficReport, TrafficTable
+from rayfleet_serving.metrics import RouterMetrics, merge
+from rayfleet_serving.router.http import Front
+from rayfleet_serving.router.traffic import Traffic
+from rayfleet_serving.router.version import deployment_handle
+
+logger = logging.getLogger(__name__)
+
+PEER_TIMEOUT_S = 2.0
+"""Where a peer does not answer in this time, `/metrics` and the traffic report hold what is known here."""
+
+
+@serve.deployment(name=ROUTER_DEPLOYMENT)
+@serve.ingress()
+class Router:
+    """One router replica."""
+
+    def __init__(self, args: RouterArgs) -> None:
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._metrics = RouterMetrics(replica)
+        self._traffic = Traffic(replica, self._metrics)
+        self._peers: DeploymentHandle[Any] | None = None
+        """All router replicas, this one among them. Made on the event loop, at first use."""
+        self._front = Front(self._traffic, self._report, self._exposition)
+
+    def __serve_build_asgi_app__(self) -> Front:
+        return self._front
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take a new traffic table. Never raises: a raising reconfigure takes the router down."""
+        try:
+            self._traffic.apply(TrafficTable.model_validate(user_config))
+        except ValidationError as error:
+            logger.error("The new traffic table is not valid; the old one stays in force. %s", error)
+        except Exception:
+            logger.exception("The new traffic table could not be applied; the old one stays in force.")
+
+    async def traffic_state(self) -> RouterState:
+        """What this replica holds."""
+        return self._traffic.state()
+
+    async def exposition(self) -> str:
+        """Prometheus text of this replica."""
+        return self._metrics.exposition()
+
+    async def _report(self) -> TrafficReport:
+        """The state of every router replica that answers in time."""
+        states = await self._ask_routers("traffic_state") or [self._traffic.state()]
+        return TrafficReport(routers=sorted(states, key=lambda state: str(state.replica)))
+
+    async def _exposition(self) -> str:
+        """Prometheus text of every router and every model replica that answers in time."""
+        versions = self._traffic.live_versions()
+        routers, *replicas = await asyncio.gather(
+            self._ask_routers("exposition"),
+            *(asyncio.wait_for(version.expositions(), PEER_TIMEOUT_S) for version in versions if version.ready),
+            return_exceptions=True,
+        )
+        texts = [text for answer in replicas if not isinstance(answer, BaseException) for text in answer]
+        own = [self._metrics.exposition()]
+        return merge([*(own if isinstance(routers, BaseException) or not routers else routers), *texts])
+
+    async def _ask_routers(self, method: str) -> list[Any]:
+        if self._peers is None:
+            self._peers = deployment_handle(ROUTER_DEPLOYMENT, ROUTER_APP)
+        try:
+            async with asyncio.timeout(PEER_TIMEOUT_S):
+                answers = await self._peers.broadcast(method).results_async(return_exceptions=True)
+        except Exception as error:
+            logger.warning("The routers did not answer %s: %s: %s", method, type(error).__name__, error)
+            return []
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+def build(args: RouterArgs) -> Application:
+    """Serve's application builder."""
+    return Router.bind(args)  # type: ignore[attr-defined,no-any-return]

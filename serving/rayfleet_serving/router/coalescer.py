@@ -1,0 +1,319 @@
+"""Requests for one version travel together: while a call is in flight, arrivals pile up and leave in the next.
+
+The inter-process hop is paid once for each batch instead of once for each request. How many calls may be in flight
+follows the model's running replicas, so that every replica has one call to run and one to go on with:
+`ceil(2 * replicas / routers)` for each router. Fewer would let a replica wait for the hop; more would make batches
+small.
+
+Nothing is sent while no replica runs: requests wait here, where their deadline and their client still count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rayfleet_serving.config import Limits
+from rayfleet_serving.link.call import Call, Failure, Kind, Reply, Timing, kind_of
+from rayfleet_serving.link.client import ReplicaLostError
+from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult, RequestError
+
+MAX_CALL_BYTES = 8 * 1024 * 1024
+"""Requests stop joining a call here: beyond it a call costs by its bytes, and waiting for more saves nothing."""
+
+NO_REPLICA_POLL_S = 0.05
+"""How often a queue without a running replica looks for one."""
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    request: InferenceRequest
+    answer: asyncio.Future[tuple[InferenceResult, Timing]]
+    kind: Kind
+    queued_at: float
+    deadline: float
+    nbytes: int
+    losses: int = 0
+    alone: bool = False
+    """A call with it in it could not be sent or answered: it goes alone, so that it fails alone."""
+    expiry: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One call on its way, and the requests in it."""
+
+    items: list[_Item]
+    sent_at: float
+    task: asyncio.Task[None] | None = None
+    open: int = field(default=0)
+    """Requests still waited for: with none left, the call is cancelled."""
+
+
+class Coalescer:
+    """The queue of one version in one router.
+
+    `call` sends one call to some replica and raises `ReplicaLostError`; `replicas` tells how many there are now.
+    `infer` raises `RequestError`: 429 for a full queue, 504 past the deadline, 503 while the version has no replica,
+    422 for an input on which the model itself raises.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Call], Awaitable[Reply]],
+        replicas: Callable[[], int],
+        *,
+        name: str,
+        limits: Limits,
+        max_batch_size: int,
+        routers: int,
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.max_batch_size = max_batch_size
+        self.routers = routers
+        self._call = call
+        self._replicas = replicas
+        self._queues: dict[Kind, deque[_Item]] = {}
+        self._queued = 0
+        self._ongoing = 0
+        self._flights: set[_Flight] = set()
+        self._lost = False
+        """A replica was lost and none has answered since."""
+        self._woken = False
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait in this router."""
+        return self._queued
+
+    @property
+    def ongoing(self) -> int:
+        """Requests handed to a replica and not yet answered."""
+        return self._ongoing
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may wait here and run, together."""
+        return self.limits.max_queued_requests + self._ongoing_limit(max(1, self._replicas()))
+
+    def full(self) -> RequestError:
+        """The refusal of one request too many."""
+        text = f"{self._queued} requests already wait for {self.name}; its limit is maxQueuedRequests."
+        return RequestError(429, "TooManyRequests", text, retry_after=1.0)
+
+    async def infer(self, request: InferenceRequest, deadline: float) -> tuple[InferenceResult, Timing]:
+        """Answer one request; `deadline` on the clock of `time.monotonic()`.
+
+        `Timing.queue` includes the time in this router.
+        """
+        if self._queued >= self.limits.max_queued_requests and not self._can_send():
+            raise self.full()
+        loop = asyncio.get_running_loop()
+        item = _Item(
+            request=request,
+            answer=loop.create_future(),
+            kind=kind_of(request.inputs, request.form, request.params),
+            queued_at=time.monotonic(),
+            deadline=deadline,
+            nbytes=sum(array.nbytes for array in request.inputs.values()),
+        )
+        item.expiry = loop.call_later(max(0.0, deadline - item.queued_at), self._expire, item)
+        self._enqueue(item)
+        self._wake()
+        try:
+            return await item.answer
+        finally:
+            item.expiry.cancel()
+            if item.answer.cancelled():
+                self._forget(item)
+
+    def _enqueue(self, item: _Item, *, first: bool = False) -> None:
+        queue = self._queues.setdefault(item.kind, deque())
+        if first:
+            queue.appendleft(item)
+        else:
+            queue.append(item)
+        self._queued += 1
+
+    def _can_send(self) -> bool:
+        replicas = self._replicas()
+        return bool(
+            replicas
+            and len(self._flights) < math.ceil(2 * replicas / self.routers)
+            and self._ongoing < self._ongoing_limit(replicas)
+        )
+
+    def _ongoing_limit(self, replicas: int) -> int:
+        """This router's part of what all replicas together may have in hand."""
+        return max(1, self.limits.max_ongoing_requests * replicas // self.routers)
+
+    def _wake(self) -> None:
+        """Send once everything that is ready on the event loop has run.
+
+        The sockets that one poll found readable are then in one call. A router that is busy finds many, so calls grow
+        when CPU is what is short; an idle one finds one and sends it a few microseconds later.
+        """
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        """Let calls leave while they may."""
+        self._woken = False
+        while self._queued and self._can_send():
+            items = self._take(self._ongoing_limit(self._replicas()) - self._ongoing)
+            if not items:
+                continue
+            flight = _Flight(items, time.monotonic(), open=len(items))
+            self._flights.add(flight)
+            self._ongoing += len(items)
+            flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
+        if self._queued and not self._flights and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(NO_REPLICA_POLL_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._retry = None
+        self._send()
+
+    def _take(self, most: int) -> list[_Item]:
+        """The oldest request and those of its kind behind it, up to the batch limit; skips the ones given up."""
+        kind = min(self._queues, key=lambda kind: self._queues[kind][0].queued_at)
+        queue = self._queues[kind]
+        items: list[_Item] = []
+        rows = nbytes = 0
+        while queue and len(items) < most:
+            item = queue[0]
+            if not item.answer.done():
+                full = rows + item.request.rows > self.max_batch_size or nbytes + item.nbytes > MAX_CALL_BYTES
+                if items and (full or item.alone or items[0].alone):
+                    break
+                rows += item.request.rows
+                nbytes += item.nbytes
+                items.append(item)
+            queue.popleft()
+            self._queued -= 1
+        if not queue:
+            del self._queues[kind]
+        return items
+
+    async def _fly(self, flight: _Flight) -> None:
+        items = flight.items
+        try:
+            reply = await self._call(_pack(items))
+        except ReplicaLostError as error:
+            self._lost = True
+            self._again(items, error)
+        except asyncio.CancelledError:
+            self._refuse(items, RequestError(504, "DeadlineExceeded", f"{self.name} did not answer in time."))
+        except Exception as error:
+            self._part(items, error)
+        else:
+            self._lost = False
+            _unpack(items, reply, flight.sent_at)
+        finally:
+            self._flights.discard(flight)
+            self._ongoing -= len(items)
+            self._wake()
+
+    def _again(self, items: list[_Item], error: Exception) -> None:
+        """The requests of a lost call are given one more replica, one by one: one of them may be what killed it."""
+        for item in reversed(items):
+            item.losses += 1
+            if item.losses > 1:
+                message = f"{self.name}: the request was with two replicas when they died. {error}"
+                self._refuse([item], RequestError(503, "ReplicaLost", message, retry_after=5.0))
+            else:
+                self._put_back(item)
+
+    def _part(self, items: list[_Item], error: Exception) -> None:
+        """A call that could not be sent or answered as a whole is tried request by request."""
+        if len(items) == 1:
+            self._refuse(items, RequestError(500, "Internal", f"{self.name}: {type(error).__name__}: {error}"))
+            return
+        for item in reversed(items):
+            self._put_back(item)
+
+    def _put_back(self, item: _Item) -> None:
+        if not item.answer.done():
+            item.alone = True
+            self._enqueue(item, first=True)
+
+    def _refuse(self, items: list[_Item], error: RequestError) -> None:
+        for item in items:
+            if not item.answer.done():
+                item.answer.set_exception(error)
+
+    def _expire(self, item: _Item) -> None:
+        if item.answer.done():
+            return
+        waited = time.monotonic() - item.queued_at
+        if self._lost or not self._replicas():
+            error = RequestError(
+                503, "Unavailable", f"No replica of {self.name} was there within {waited:.3g} s.", retry_after=2.0
+            )
+        else:
+            error = RequestError(
+                504, "DeadlineExceeded", f"{self.name} did not answer within {waited:.3g} s.", retry_after=1.0
+            )
+        item.answer.set_exception(error)
+        self._forget(item)
+
+    def _forget(self, item: _Item) -> None:
+        """Nobody waits for this request any more: drop it, and a call in which nobody is left."""
+        queue = self._queues.get(item.kind)
+        if queue and item in queue:
+            queue.remove(item)
+            self._queued -= 1
+            if not queue:
+                del self._queues[item.kind]
+            return
+        for flight in self._flights:
+            if item in flight.items:
+                flight.open -= 1
+                if flight.open == 0 and flight.task:
+                    flight.task.cancel()
+                return
+
+
+def _pack(items: list[_Item]) -> Call:
+    first = items[0].request
+    now = time.monotonic()
+    if len(items) == 1:
+        inputs = first.inputs
+    else:
+        inputs = {name: np.concatenate([item.request.inputs[name] for item in items]) for name in first.inputs}
+    return Call(
+        inputs=inputs,
+        sizes=[item.request.rows for item in items],
+        form=first.form,
+        params=first.params,
+        budgets=[item.deadline - now for item in items],
+    )
+
+
+def _unpack(items: list[_Item], reply: Reply, sent_at: float) -> None:
+    row = 0
+    for index, (item, rows) in enumerate(zip(items, reply.rows, strict=True)):
+        end = row + rows
+        if not item.answer.done():
+            failure = reply.failures.get(index) if reply.failures else None
+            if failure:
+                item.answer.set_exception(_error(failure))
+            else:
+                outputs = {name: array[row:end] for name, array in reply.outputs.items()}
+                timing = reply.timing._replace(queue=reply.timing.queue + sent_at - item.queued_at)
+                item.answer.set_result((InferenceResult(outputs, reply.form), timing))
+        row = end
+
+
+def _error(failure: Failure) -> RequestError:
+    status = {"ModelError": 422, "OutOfMemory": 413, "DeadlineExceeded": 504}[failure.code]
+    return RequestError(status, failure.code, failure.message)

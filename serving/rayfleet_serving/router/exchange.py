@@ -1,0 +1,137 @@
+"""One HTTP request under way, and what is sent back: ASGI messages in and out.
+
+https://asgi.readthedocs.io/en/latest/specs/www.html
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayfleet_serving.config import REQUEST_ID_HEADER, TIMEOUT_HEADER
+from rayfleet_serving.protocol import errors
+from rayfleet_serving.protocol.message import RequestError
+from rayfleet_serving.router.version import LiveVersion
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+JSON = b"application/json"
+MAX_REQUEST_ID = 128
+
+
+@dataclass(slots=True)
+class Response:
+    """What is sent back."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One HTTP request under way."""
+
+    scope: Scope
+    receive: Receive
+    request_id: str
+    headers: dict[bytes, bytes]
+    version: LiveVersion | None = None
+    """Set once a version was chosen: its label goes into the answer's headers and into the metrics."""
+    protocol: str = ""
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> Exchange:
+        """Begin one."""
+        headers = dict(scope["headers"])
+        return cls(scope, receive, _request_id(headers), headers)
+
+    async def body(self, limit: int) -> bytes:
+        """The request's body. Raises `RequestError` 413 over `limit` bytes, before it is read where it is announced."""
+        announced = self.headers.get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        message = await self.receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            parts, size = [body], len(body)
+            while message.get("more_body"):
+                message = await self.receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise _too_large(limit)
+            body = b"".join(parts)
+        if message["type"] == "http.disconnect":
+            raise RequestError(499, "ClientGone", "The client went away before its request was complete.")
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+
+    @property
+    def content_type(self) -> str | None:
+        """The Content-Type header."""
+        value = self.headers.get(b"content-type")
+        return value.decode("latin-1") if value is not None else None
+
+    def timeout(self, limit: float) -> float:
+        """Seconds this request may take: the model's limit, or less where the caller asks for less."""
+        given = self.headers.get(TIMEOUT_HEADER.encode())
+        if given is None:
+            return limit
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = -1.0
+        if not seconds > 0:
+            text = f"{TIMEOUT_HEADER} takes a positive number of seconds."
+            raise RequestError(400, "InvalidHeader", text, field=TIMEOUT_HEADER)
+        return min(limit, seconds)
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    """The caller's id, or the one Serve gave the request. Serve itself puts it into the answer's headers."""
+    given = headers.get(REQUEST_ID_HEADER.encode())
+    if given and len(given) <= MAX_REQUEST_ID and given.isascii() and given.decode("ascii").isprintable():
+        return given.decode("ascii")
+    return uuid.uuid4().hex
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(413, "RequestTooLarge", f"The body is over this model's limit of {limit} bytes.", field="body")
+
+
+def error_response(error: RequestError, request_id: str) -> Response:
+    """The answer to a request that failed."""
+    response = Response(errors.body(error, request_id), error.status)
+    if error.retry_after is not None:
+        response.headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if error.allow:
+        response.headers.append((b"allow", ", ".join(error.allow).encode()))
+    if error.status == 413:
+        # The rest of the body stays unread.
+        response.headers.append((b"connection", b"close"))
+    return response
+
+
+async def send_response(send: Send, response: Response, *, head: bool) -> None:
+    """Send it; without its body where the request was HEAD."""
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode()),
+        *response.headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else response.body})
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Nothing to do at start or end."""
+    while (await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+    await send({"type": "lifespan.shutdown.complete"})

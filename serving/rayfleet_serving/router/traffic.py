@@ -1,0 +1,117 @@
+"""The traffic table in force: which live versions answer for each model, and by how much.
+
+Versions that left the table stay until their last request is answered; then their handle is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from rayfleet_serving.config import ModelRoute, RouterState, TrafficTable
+from rayfleet_serving.metrics import RouterMetrics
+from rayfleet_serving.protocol.message import RequestError
+from rayfleet_serving.router.version import LiveVersion
+
+DRAIN_POLL_S = 0.1
+
+
+class LiveModel:
+    """One model of the table with its live versions."""
+
+    def __init__(self, name: str, route: ModelRoute, versions: Sequence[LiveVersion]) -> None:
+        self.name = name
+        self.route = route
+        self.versions = versions
+        self._weighted = [version for version in versions if version.route.weight]
+        self._weights = [version.route.weight for version in self._weighted]
+
+    @property
+    def ready(self) -> bool:
+        """Some version that takes traffic is ready."""
+        return any(version.ready for version in self._weighted)
+
+    def choose(self) -> LiveVersion:
+        """Pick a version by weight."""
+        if len(self._weighted) == 1:
+            return self._weighted[0]
+        return random.choices(self._weighted, self._weights)[0]  # noqa: S311 - a split of traffic, not a secret
+
+    def version(self, label: str) -> LiveVersion:
+        """The live version with this label. Raises `RequestError` 404."""
+        for version in self.versions:
+            if version.route.version == label:
+                return version
+        live = ", ".join(version.route.version for version in self.versions)
+        raise RequestError(
+            404, "VersionNotFound", f"Model {self.name} has no live version {label!r}; live: {live}.", field="version"
+        )
+
+
+class Traffic:
+    """Holds one table at a time; `apply` swaps it without waiting for anything."""
+
+    def __init__(self, replica: str, metrics: RouterMetrics) -> None:
+        self.models: dict[str, LiveModel] = {}
+        self._replica = replica
+        self._metrics = metrics
+        self._table = ""
+        self._versions: dict[str, LiveVersion] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def ready(self) -> bool:
+        """A table is in force, and every model in it answers."""
+        return bool(self._table) and all(model.ready for model in self.models.values())
+
+    def apply(self, table: TrafficTable) -> None:
+        """Put `table` into force. Must run on the event loop."""
+        models: dict[str, LiveModel] = {}
+        listed: set[str] = set()
+        for name, route in table.models.items():
+            versions = []
+            for entry in route.versions:
+                version = self._versions.get(entry.app)
+                if version is None:
+                    version = LiveVersion(name, entry, route, routers=table.routers, metrics=self._metrics)
+                    self._versions[entry.app] = version
+                else:
+                    version.update(entry, route, table.routers)
+                listed.add(entry.app)
+                versions.append(version)
+            models[name] = LiveModel(name, route, versions)
+        self.models = models
+        self._table = table.digest()
+        for app in self._versions.keys() - listed:
+            task = asyncio.get_running_loop().create_task(self._drain(app, self._versions[app]))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def model(self, name: str) -> LiveModel:
+        """The model of this name. Raises `RequestError` 404."""
+        model = self.models.get(name)
+        if model is None:
+            known = ", ".join(sorted(self.models)[:10]) or "none"
+            raise RequestError(404, "ModelNotFound", f"No model named {name!r} here; models: {known}.", field="model")
+        return model
+
+    def state(self) -> RouterState:
+        """What this router holds, versions that still drain included."""
+        versions = {app: version.state() for app, version in self._versions.items()}
+        return RouterState(replica=self._replica, table=self._table, versions=versions)
+
+    def live_versions(self) -> list[LiveVersion]:
+        """Every version, those that still drain included."""
+        return list(self._versions.values())
+
+    async def _drain(self, app: str, version: LiveVersion) -> None:
+        while not version.idle:  # noqa: ASYNC110 - an event would cost every request; this costs ten looks a second
+            await asyncio.sleep(DRAIN_POLL_S)
+        listed = any(version in model.versions for model in self.models.values())
+        if listed or self._versions.get(app) is not version:
+            return  # It came back into the table while it drained.
+        del self._versions[app]
+        await version.close()
+        if not any(version.is_same(other) for other in self._versions.values()):
+            self._metrics.forget(version.model, version.route.version)

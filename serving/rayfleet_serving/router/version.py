@@ -1,0 +1,139 @@
+"""One live version as a router sees it: the handle to its replicas, its metadata, and its queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from rayfleet_serving.config import MODEL_DEPLOYMENT, ModelRoute, RouterVersionState, VersionRoute
+from rayfleet_serving.metrics import RouterMetrics
+from rayfleet_serving.protocol.message import RequestError
+from rayfleet_serving.router.coalescer import Coalescer
+from rayfleet_serving.router.replicas import Replicas
+from rayfleet_serving.signature import ModelMetadata
+
+logger = logging.getLogger(__name__)
+
+METADATA_RETRY_S = 0.2
+METADATA_TIMEOUT_S = 5.0
+METADATA_WAIT_S = 3.0
+"""How long a request waits for a version's metadata: a router that has just started has it within a second, and a
+version that is still loading is better answered 503 than kept waiting."""
+
+
+def deployment_handle(deployment: str, app: str) -> DeploymentHandle[Any]:
+    """A handle that does not need the application to be there yet."""
+    handle = serve.get_deployment_handle(deployment, app_name=app, _check_exists=False)
+    return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+
+
+class LiveVersion:
+    """A version that takes requests, may soon take some, or still works some off."""
+
+    def __init__(self, model: str, route: VersionRoute, table: ModelRoute, *, routers: int, metrics: RouterMetrics):
+        self.model = model
+        self.route = route
+        self.metadata: ModelMetadata | None = None
+        self._arrived = asyncio.Event()
+        self._held = 0
+        self.metrics = metrics.of(model, route.version)
+        self._handle = deployment_handle(MODEL_DEPLOYMENT, route.app)
+        self._replicas = Replicas(self._handle)
+        self._labels_file = _labels_file(table)
+        self.coalescer = Coalescer(
+            self._replicas.infer,
+            self._replicas.__len__,
+            name=f"{model} version {route.version}",
+            limits=table.limits,
+            max_batch_size=route.max_batch_size,
+            routers=routers,
+        )
+        self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
+
+    def update(self, route: VersionRoute, table: ModelRoute, routers: int) -> None:
+        """Take over what changes in place: weight, limits, batch size, labels."""
+        self.route = route
+        self.coalescer.limits = table.limits
+        self.coalescer.max_batch_size = route.max_batch_size
+        self.coalescer.routers = routers
+        if _labels_file(table) != self._labels_file:
+            self._labels_file = _labels_file(table)
+            self._metadata_task.cancel()
+            self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
+
+    def is_same(self, other: LiveVersion) -> bool:
+        """Whether both are the same version of the same model: an edited spec runs it as another application."""
+        return (self.model, self.route.version) == (other.model, other.route.version)
+
+    @property
+    def ready(self) -> bool:
+        """It has running replicas, and what its model takes is known."""
+        return self.metadata is not None and len(self._replicas) > 0
+
+    @property
+    def idle(self) -> bool:
+        """No request of this router is with it or on its way to it."""
+        return not (self._held or self.coalescer.ongoing)
+
+    def state(self) -> RouterVersionState:
+        """What the control path wants to know. A request whose body is still arriving counts as ongoing."""
+        queued = self.coalescer.queued
+        ongoing = max(self._held - queued, self.coalescer.ongoing)
+        return RouterVersionState(ready=self.ready, ongoing=ongoing, queued=queued)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the version for one request. Raises `RequestError` 429 where more are here than may wait and run."""
+        if self._held >= self.coalescer.capacity:
+            raise self.coalescer.full()
+        self._held += 1
+        self.metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self.metrics.in_flight.dec()
+
+    async def known(self) -> ModelMetadata:
+        """What the model takes. Raises `RequestError` 503 while no replica has told."""
+        if self.metadata is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(METADATA_WAIT_S):
+                    await self._arrived.wait()
+        if self.metadata is None:
+            text = f"Version {self.route.version} of {self.model} is still loading."
+            raise RequestError(503, "NotReady", text, retry_after=2.0)
+        return self.metadata
+
+    async def expositions(self) -> list[str]:
+        """The Prometheus text of every replica that answers."""
+        answers = await self._handle.broadcast("exposition").results_async(return_exceptions=True)
+        return [text for text in answers if isinstance(text, str)]
+
+    async def close(self) -> None:
+        """Let go of the handle."""
+        self._metadata_task.cancel()
+        self._replicas.close()
+        await self._handle.shutdown_async()  # type: ignore[no-untyped-call]
+
+    async def _fetch_metadata(self) -> None:
+        """Ask until a replica answers: the version may still be loading."""
+        while True:
+            try:
+                async with asyncio.timeout(METADATA_TIMEOUT_S):
+                    self.metadata = await self._handle.metadata.remote(self._labels_file)
+                self._arrived.set()
+                return
+            except Exception as error:
+                logger.debug("No metadata of %s yet: %s", self.route.app, error)
+                await asyncio.sleep(METADATA_RETRY_S)
+
+
+def _labels_file(table: ModelRoute) -> str | None:
+    return table.transform.classification.labels_file if table.transform.classification else None
