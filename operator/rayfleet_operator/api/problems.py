@@ -1,0 +1,77 @@
+"""A problem in a file: where it is, what is wrong, and what would be right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rayfleet_operator.api.base import RULE
+from rayfleet_operator.api.forms import shown
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    file: str
+    line: int
+    """From 1; 0 when it is the file as a whole."""
+    kind: str
+    """"" when the problem is not in one object; so too `name` and `field`."""
+    name: str
+    field: str
+    """Path in camelCase: `spec.transform.input.image.std[0]`."""
+    message: str
+    right: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        thing = f"{self.kind}/{self.name}" if self.name else self.kind
+        what = " ".join(part for part in (thing, self.field) if part)
+        return f"{where}: {f'{what}: ' if what else ''}{self.message}{f'; {self.right}' if self.right else ''}"
+
+
+def printable(text: str) -> str:
+    """Text from a file as it may stand in a line of output: escaped when it has control characters, and shortened."""
+    return text if text.isprintable() and len(text) <= 80 else shown(text)
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """`("spec", "std", 0)` as `spec.std[0]`."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{printable(step)}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def describe(detail: Any) -> tuple[str, str]:
+    """What is wrong and what would be right, of one pydantic error (`ValidationError.errors()[i]`)."""
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    match kind:
+        case "missing":
+            return "missing", "this field is required"
+        case "int_type" | "float_type" | "bool_type":
+            noun = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}[kind]
+            quoted = isinstance(value, str) and value.strip() != ""
+            return f"{shown(value)} is not {noun}", "write it without quotes" if quoted else f"write {noun}"
+        case "string_type":
+            return f"{shown(value)} is not text", "put it in quotes"
+        case "list_type":
+            return f"{shown(value)} is not a list", "write [first, second] or lines that begin with -"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{shown(value)} is not a mapping", "write fields below it"
+        case "literal_error":
+            return f"{shown(value)} is not known", f"write {context['expected']}"
+        case "greater_than_equal":
+            return f"{shown(value)} is too small", f"at least {context['ge']}"
+        case "greater_than":
+            return f"{shown(value)} is too small", f"more than {context['gt']}"
+        case "less_than_equal":
+            return f"{shown(value)} is too large", f"at most {context['le']}"
+        case "too_short":
+            return f"{context['actual_length']} are too few", f"at least {context['min_length']}"
+        case "too_long":
+            return f"{len(value)} are too many", f"at most {context['max_length']}"
+        case "finite_number":
+            return f"{shown(value)} is not a finite number", "write a number"
+        case _ if kind == RULE:
+            return str(context["message"]), str(context["right"])
+    return str(detail["msg"]), ""

@@ -1,0 +1,97 @@
+"""What the operator writes back into `.status`. It is read again after an upgrade, so unknown fields are let pass."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class StatusModel(BaseModel):
+    """Base of the status types."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
+
+
+class Condition(StatusModel):
+    """One observation, in the form of Kubernetes' metav1.Condition."""
+
+    type: Annotated[str, Field(min_length=1, max_length=316)]
+    """Name in CamelCase, like Ready."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Why, as one CamelCase word."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """Why, for people."""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation that was looked at."""
+    last_transition_time: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+    """When `status` last changed."""
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
+]
+
+
+class VersionStatus(StatusModel):
+    """One live version of the model."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """What people call the version: a registry version, a logged model's id, or the start of a digest."""
+    model_id: Annotated[str, Field(max_length=128)] = ""
+    """Immutable id of the model's bytes."""
+    app: Annotated[str, Field(max_length=63)]
+    """Serve application that runs it."""
+    weight: Annotated[int, Field(ge=0, le=100)] = 0
+    """Percent of the model's requests it gets."""
+    state: Literal["Starting", "Ready", "Draining", "Failed"] = "Starting"
+    """Starting until its replicas answer; Draining while its last requests end; Failed when it could not load."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """Why it is in this state, for people."""
+
+
+class ModelDeploymentStatus(StatusModel):
+    """What the operator saw last."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation that the rest speaks of."""
+    conditions: Conditions = Field(default_factory=list)
+    """Observations by type; Ready sums them up."""
+    url: Annotated[str, Field(max_length=1024)] = ""
+    """Where the model answers."""
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Replicas that run, over all versions."""
+    versions: Annotated[
+        list[VersionStatus],
+        Field(
+            max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["app"]}
+        ),
+    ] = Field(default_factory=list)
+    """Live versions, the highest weight first."""
+
+
+class ModelFleetStatus(StatusModel):
+    """What the operator saw last."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation that the rest speaks of."""
+    conditions: Conditions = Field(default_factory=list)
+    """Observations by type; Ready sums them up."""
+    url: Annotated[str, Field(max_length=1024)] = ""
+    """Where the fleet's models answer."""
+    models: Annotated[int, Field(ge=0)] = 0
+    """ModelDeployments that run on this fleet."""

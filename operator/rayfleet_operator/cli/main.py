@@ -1,0 +1,38 @@
+"""The `rayfleet` command: each subcommand is a module of its own, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+COMMANDS = {
+    "validate": "Check ModelDeployment and ModelFleet files; print every mistake at once.",
+    "render": "Print the Serve config that the files would deploy.",
+    "up": "Serve a folder of ModelDeployments on this machine.",
+    "status": "Show what a running `rayfleet up` serves.",
+    "predict": "Send one JSON or image file to a model.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are `rayfleet_operator.cli.<name>:<name>`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"rayfleet_operator.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(package_name="rayfleet")
+def main() -> None:
+    """Fleets of registry models on Ray Serve, from a few lines of YAML."""

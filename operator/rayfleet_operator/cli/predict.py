@@ -1,0 +1,86 @@
+"""`rayfleet predict MODEL FILE`: one JSON or image file to a model's `/predict`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import click
+import httpx
+
+from rayfleet_operator.local import state
+
+CONTENT_TYPES = {
+    ".json": "application/json",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".webp": "image/webp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+}
+
+
+@click.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", metavar="URL", help="Where models answer; by default that of the running `rayfleet up`.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Which `rayfleet up`, where several run.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds."
+)
+def predict(model: str, file: Path, url: str | None, port: int | None, timeout: float) -> None:
+    """Send one JSON or image file to a model and print its answer.
+
+    MODEL is a ModelDeployment's name. Exits with 0 when the model answered, with 1 when it did not.
+    """
+    content_type = CONTENT_TYPES.get(file.suffix.lower())
+    if content_type is None:
+        known = ", ".join(CONTENT_TYPES)
+        raise click.BadParameter(f"{file.name} is neither JSON nor an image; its name ends in one of {known}")
+    target = f"{(url or _running_url(port)).rstrip('/')}/{quote(model, safe='')}/predict"
+    try:
+        answer = httpx.post(
+            target,
+            content=file.read_bytes(),
+            headers={"Content-Type": content_type},
+            timeout=timeout,
+            trust_env=url is not None,
+        )
+    except httpx.TimeoutException as error:
+        raise click.ClickException(f"{target} did not answer within {timeout:g} s") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise click.ClickException(f"{target} cannot be reached: {error or type(error).__name__}") from error
+    if not answer.is_success:
+        raise click.ClickException(f"{target} answered {answer.status_code}: {_reason(answer)}")
+    try:
+        click.echo(json.dumps(answer.json(), indent=2, ensure_ascii=False))
+    except ValueError as error:
+        raise click.ClickException(f"{target} did not answer in JSON; is it a rayfleet endpoint?") from error
+
+
+def _running_url(port: int | None) -> str:
+    running = [up.url for up in state.running(state.state_folder(os.environ))]
+    found = [url for url in running if port is None or urlsplit(url).port == port]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        where = f" on port {port}" if port is not None else ""
+        raise click.ClickException(
+            f"no rayfleet up is running{where}; start one with: rayfleet up FOLDER, or give --url"
+        )
+    raise click.ClickException(f"several rayfleet up are running, at {', '.join(found)}; choose one with --port")
+
+
+def _reason(answer: httpx.Response) -> str:
+    """The sentence of an error answer; the field it is about where the router names one."""
+    try:
+        body = answer.json()
+        field = f" ({body['field']})" if body.get("field") else ""
+        return f"{body['error']}{field}"
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return answer.text.strip()[:500] or answer.reason_phrase

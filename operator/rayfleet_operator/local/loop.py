@@ -1,0 +1,141 @@
+"""observe → plan → apply → status, again and again, until it is cancelled.
+
+A pass is due when the files or the registry changed, when the planner asked for one, and every few seconds to see how
+things are. Nothing is decided here: that is `plan`'s. Whatever fails is shown and tried again; what serves goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from rayfleet_operator.local.resolutions import Resolutions
+from rayfleet_operator.local.sources import Sources
+from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
+from rayfleet_operator.plan import serve_config
+from rayfleet_operator.plan.fleet import FleetPlan, plan
+from rayfleet_operator.plan.model import ModelPlan
+from rayfleet_operator.plan.serve_config import ServeOptions
+from rayfleet_operator.ray import observe
+from rayfleet_operator.ray.routers import RouterClient
+from rayfleet_operator.ray.serve import ServeClient, ServeError, ServeRejected
+
+LOOK_S = 2.0
+"""Between passes while nothing is under way."""
+RETRY_S = 1.0
+"""After Ray did not answer."""
+REFUSED_S = 10.0
+"""After Serve refused a config: only another config, or another Serve, will help."""
+
+
+class Loop:
+    """`publish` is called with every new status."""
+
+    def __init__(
+        self,
+        *,
+        sources: Sources,
+        resolutions: Resolutions,
+        serve: ServeClient,
+        routers: RouterClient,
+        options: ServeOptions,
+        publish: Callable[[Status], None],
+    ) -> None:
+        self._sources = sources
+        self._resolutions = resolutions
+        self._serve = serve
+        self._routers = routers
+        self._options = options
+        self._publish = publish
+        self._models: tuple[ShownModel, ...] = ()
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        self._resolutions.follow(self._sources.wanted.models)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sources.follow())
+            tasks.create_task(self._resolutions.run())
+            while True:
+                wait = await self._pass()
+                await self._until_due(wait)
+
+    async def _pass(self) -> float:
+        """One pass; returns the seconds until the next is due by itself."""
+        try:
+            wait = await self._reconcile()
+        except ServeError as error:
+            self._show(f"Ray: {error}")
+            wait = REFUSED_S if isinstance(error, ServeRejected) else RETRY_S
+        except Exception as error:
+            # Ending here would end every model; the next edit or answer may be one that works.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._show(f"rayfleet failed: {type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+            wait = REFUSED_S
+        return wait
+
+    async def _reconcile(self) -> float:
+        wanted = self._sources.wanted
+        applications, routers = await asyncio.gather(self._serve.applications(), self._routers.states())
+        decided = plan(
+            fleet=wanted.fleet,
+            models=wanted.models,
+            resolutions=self._resolutions.known,
+            observed=observe.fleet(applications, routers),
+            serve_options=self._options,
+            now=datetime.now(UTC),
+        )
+        self._models = self._shown(decided)
+        if decided.changed:
+            await self._serve.put(serve_config.canonical(decided.config))
+        self._show()
+        return LOOK_S if decided.requeue_after is None else min(decided.requeue_after, LOOK_S)
+
+    async def _until_due(self, wait: float) -> None:
+        events = (self._sources.changed, self._resolutions.changed)
+        tasks = [asyncio.ensure_future(event.wait()) for event in events]
+        try:
+            await asyncio.wait(tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        if self._sources.changed.is_set():
+            self._resolutions.follow(self._sources.wanted.models)
+        for event in events:
+            event.clear()
+
+    def _show(self, problem: str | None = None) -> None:
+        problems = (*([problem] if problem else []), *self._sources.wanted.problems)
+        self._publish(Status(models=self._models, problems=problems, updated=datetime.now(UTC)))
+
+    def _shown(self, decided: FleetPlan) -> tuple[ShownModel, ...]:
+        uris = {model.metadata.name: model.spec.model.uri for model in self._sources.wanted.models}
+        before = {model.name: model for model in self._models}
+        return tuple(_shown_model(model, uris.get(model.name, ""), before.get(model.name)) for model in decided.models)
+
+
+def _shown_model(model: ModelPlan, uri: str, before: ShownModel | None) -> ShownModel:
+    conditions = tuple(
+        ShownCondition(type=each.type, status=each.status, reason=each.reason, message=each.message)
+        for each in model.conditions
+    )
+    same = before is not None and [(each.status, each.reason) for each in before.conditions] == [
+        (each.status, each.reason) for each in conditions
+    ]
+    return ShownModel(
+        name=model.name,
+        uri=uri,
+        conditions=conditions,
+        versions=tuple(
+            ShownVersion(
+                version=each.version,
+                model_id=each.model_id,
+                weight=each.weight,
+                state=each.state,
+                message=each.message,
+            )
+            for each in model.versions
+        ),
+        since=before.since if same and before is not None else datetime.now(UTC),
+    )

@@ -1,0 +1,144 @@
+"""The files that `up` serves, followed as they change.
+
+A file counts only as a whole: while something in it is wrong, what it said before holds, and the mistake is shown. An
+edit counts once the files have been the same for two looks, so that half-written files and the moment in which an
+editor replaces one are never seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayfleet_operator.api import documents
+from rayfleet_operator.api.documents import Loaded
+from rayfleet_operator.api.types import ModelDeployment, ModelFleet
+
+LOOK_S = 0.4
+"""Between two looks at the files; an edit is taken up within two or three."""
+
+Item = ModelDeployment | ModelFleet
+Accepted = Mapping[str, tuple[Item, ...]]
+"""By file, what holds of it."""
+Signature = frozenset[tuple[str, int, int, int]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the files ask for, as one fleet: this machine's Ray has one router app for all models."""
+
+    fleet: ModelFleet | None
+    models: tuple[ModelDeployment, ...]
+    """No two of one name."""
+    problems: tuple[str, ...]
+    """What is wrong now, one line each."""
+
+
+class Sources:
+    """`paths` are YAML files, or folders of them. `fleet` names the ModelFleet to be where there are several."""
+
+    def __init__(self, paths: Sequence[str], fleet: str | None) -> None:
+        self._paths = paths
+        self._fleet = fleet
+        self._seen: Signature | None = signature(paths)
+        loaded = documents.load(paths)
+        self._accepted = accept(loaded, {})
+        self.wanted = choose(self._accepted, [str(problem) for problem in loaded.problems], fleet, None)
+        self.changed = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Keep `wanted` up to date, and set `changed` whenever it changed. Runs until cancelled."""
+        last = self._seen
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                now = await asyncio.to_thread(signature, self._paths)
+                if now == last and now != self._seen:
+                    await self._load(now)
+                last = now
+            except Exception as error:
+                # Ending here would end every model; the next look may be one that works.
+                self._seen = None
+                what = f"looking at the files failed: {type(error).__name__}: {error}"
+                self._want(_unchanged(self.wanted, [what]))
+
+    async def _load(self, seen: Signature) -> None:
+        loaded = await asyncio.to_thread(documents.load, self._paths)
+        self._seen = seen
+        self._accepted = accept(loaded, self._accepted)
+        problems = [str(problem) for problem in loaded.problems]
+        self._want(choose(self._accepted, problems, self._fleet, self.wanted))
+
+    def _want(self, wanted: Wanted) -> None:
+        if wanted != self.wanted:
+            self.wanted = wanted
+            self.changed.set()
+
+
+def signature(paths: Sequence[str]) -> Signature:
+    """What changes whenever one of the files does: it is only compared."""
+    found = set()
+    for path in paths:
+        files = [Path(path)]
+        if os.path.isdir(path):
+            files = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
+        for file in files:
+            if file.suffix in (".yaml", ".yml") or len(files) == 1:
+                try:
+                    stat = file.stat()
+                except OSError:
+                    continue
+                found.add((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return frozenset(found)
+
+
+def accept(loaded: Loaded, before: Accepted) -> Accepted:
+    """What holds of each file now that they were loaded again."""
+    now: dict[str, tuple[Item, ...]] = {}
+    items: tuple[Item, ...] = (*loaded.fleets, *loaded.models)
+    for item in items:
+        file = loaded.place(item).file
+        now[file] = (*now.get(file, ()), item)
+    for wrong in {problem.file for problem in loaded.problems}:
+        now.pop(wrong, None)
+        for file, held in before.items():
+            # A file that is gone is no mistake but a deletion. A folder that is gone as a whole was not emptied.
+            mistaken = file == wrong and os.path.lexists(file)
+            if mistaken or Path(wrong) in Path(file).parents:
+                now[file] = held
+    return now
+
+
+def choose(accepted: Accepted, problems: list[str], name: str | None, before: Wanted | None) -> Wanted:
+    """One fleet of what holds. Where that is not possible, what was wanted before stays, and `problems` says why."""
+    items = [item for _, each in sorted(accepted.items()) for item in each]
+    fleets = {item.metadata.name: item for item in items if isinstance(item, ModelFleet)}
+    if name is not None and name not in fleets:
+        there = f"the files have {', '.join(sorted(fleets))}" if fleets else "the files have none"
+        return _unchanged(before, [*problems, f"there is no ModelFleet {name}; {there}"])
+    if name is None and len(fleets) > 1:
+        several = f"there are several ModelFleets: {', '.join(sorted(fleets))}; choose one with --fleet NAME"
+        return _unchanged(before, [*problems, several])
+    models: dict[str, ModelDeployment] = {}
+    for item in items:
+        if isinstance(item, ModelDeployment) and (name is None or item.spec.fleet == name):
+            if item.metadata.name in models:
+                problems = [
+                    *problems,
+                    f"two ModelDeployments are named {item.metadata.name}, in namespaces "
+                    f"{models[item.metadata.name].metadata.namespace} and {item.metadata.namespace}; "
+                    f"here both would answer at /{item.metadata.name}, so the first one is served",
+                ]
+            else:
+                models[item.metadata.name] = item
+    fleet = fleets[name] if name is not None else next(iter(fleets.values()), None)
+    return Wanted(fleet, tuple(models.values()), tuple(problems))
+
+
+def _unchanged(before: Wanted | None, problems: list[str]) -> Wanted:
+    if before is None:
+        return Wanted(None, (), tuple(problems))
+    return Wanted(before.fleet, before.models, tuple(problems))

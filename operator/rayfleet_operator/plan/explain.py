@@ -1,0 +1,85 @@
+"""A model's conditions, from the facts and from what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan.conditions import Condition, Reason
+from rayfleet_operator.plan.facts import ModelFacts
+from rayfleet_operator.plan.failure import cause
+from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
+from rayfleet_operator.plan.versions import WAITING, VersionPlan
+
+
+def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> Condition:
+    first = next((version for version in versions if version.weight > 0), None)
+    if facts.model is None:
+        return conditions.ready("False", Reason.REMOVING, "the model was deleted")
+    if first is None:
+        return conditions.ready("False", Reason.NOT_DEPLOYED, "no version is deployed")
+    if serving:
+        return conditions.ready("True", Reason.SERVING, f"version {first.version} answers")
+    if first.state == WAITING:
+        return conditions.ready("False", Reason.NOT_DEPLOYED, f"version {first.version} is about to be deployed")
+    if first.state != RUNNING:
+        detail = f": {first.message}" if first.message else ""
+        return conditions.ready("False", Reason.NOT_SERVING, f"version {first.version} is {first.state}{detail}")
+    if not facts.routers.routers:
+        return conditions.ready("Unknown", Reason.ROUTERS_UNKNOWN, "no router answers")
+    return conditions.ready("False", Reason.NOT_SERVING, f"no router can reach version {first.version} yet")
+
+
+def progress(
+    facts: ModelFacts,
+    target: str,
+    holder: str | None,
+    weights: Mapping[str, int],
+    leaving: Mapping[str, LiveApp],
+    *,
+    retry: bool,
+) -> Condition:
+    """What the model waits for: the first of the steps that is not done."""
+    found = facts.live.get(target)
+    if retry:
+        return conditions.progressing(Reason.RETRYING, "the wanted version failed to start and is tried again")
+    if found is None:
+        return conditions.progressing(Reason.DEPLOYING, "the wanted version is given to Serve")
+    if found.status == DEPLOY_FAILED:
+        return conditions.resting(Reason.VERSION_FAILED, f"version {found.version} failed to start")
+    if found.status != RUNNING:
+        detail = cause(found.observed.message)
+        message = f"version {found.version} is {found.status}" + (f": {detail}" if detail else "")
+        return conditions.progressing(Reason.DEPLOYING, message)
+    routers = facts.routers
+    reached = f"{routers.reaching(target)} of {routers.expected} routers can reach version {found.version}"
+    if weights[target] == 0 or routers.reaching(target) == 0:
+        return conditions.progressing(Reason.WAITING_FOR_ROUTERS, reached)
+    if holder != target:
+        return conditions.progressing(Reason.SHIFTING, f"requests move to version {found.version}")
+    if leaving:
+        old = ", ".join(sorted(old.version for old in leaving.values()))
+        return conditions.progressing(Reason.DRAINING, f"waiting for the last requests of version {old}")
+    return conditions.resting(Reason.SETTLED, f"version {found.version} has every request")
+
+
+def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What needs a person, the gravest first: the version that has the requests, then the one that should."""
+    listed: list[tuple[str, str]] = []
+    for app in sorted(facts.live, key=lambda app: (-weights.get(app, 0), app)):
+        found = facts.live[app]
+        if app not in weights or found.status not in (DEPLOY_FAILED, UNHEALTHY):
+            continue
+        detail = cause(found.observed.message)
+        if found.status == DEPLOY_FAILED and (app == target or weights[app] == 0):
+            listed.append((Reason.VERSION_FAILED, f"version {found.version} failed to start: {detail}"))
+        elif weights[app] > 0:
+            listed.append(
+                (
+                    Reason.STABLE_UNHEALTHY,
+                    f"version {found.version}, which has the requests, is {found.status}: {detail}",
+                )
+            )
+        else:
+            listed.append((Reason.VERSION_FAILED, f"version {found.version} is {found.status}: {detail}"))
+    return listed

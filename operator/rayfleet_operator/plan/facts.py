@@ -1,0 +1,52 @@
+"""Everything that one model's decision rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.plan.live import RUNNING, LiveApp, RouterView
+from rayfleet_operator.plan.observed import Resolution
+from rayfleet_serving.config import ModelRoute, VersionRoute
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    name: str
+    model: ModelDeployment | None
+    """None once it is deleted."""
+    resolution: Resolution | None
+    """None until the registry was asked."""
+    live: Mapping[str, LiveApp]
+    """Its applications, by name."""
+    route: ModelRoute | None
+    """Its row in the table last given to the routers."""
+    routers: RouterView
+    now: datetime
+
+    def weight(self, app: str) -> int:
+        """Percent in the table last given to the routers; 0 for an application that is not in it."""
+        return sum(version.weight for version in self.route.versions if version.app == app) if self.route else 0
+
+    def row(self, app: str) -> VersionRoute | None:
+        return next((version for version in self.route.versions if version.app == app), None) if self.route else None
+
+    def reachable(self, app: str) -> bool:
+        return app in self.live and self.live[app].status == RUNNING and self.routers.all_reach(app)
+
+    def retired(self, app: str) -> bool:
+        """Nothing reaches `app` any more: no weight in the table that every router holds, and no request left."""
+        return self.weight(app) == 0 and self.routers.all_idle(app)
+
+    def holder(self, wanted: str | None) -> str | None:
+        """The application that has the requests now.
+
+        Where the table is lost, or names only applications that are gone, it is one that runs, the wanted one first.
+        """
+        weighted = [app for app in self.live if self.weight(app) > 0]
+        if weighted:
+            return max(weighted, key=lambda app: (self.weight(app), app))
+        running = sorted(app for app, found in self.live.items() if found.status == RUNNING)
+        return wanted if wanted in running else next(iter(running), None)

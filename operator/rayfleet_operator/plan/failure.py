@@ -1,0 +1,28 @@
+"""The part of Serve's message that tells a person what went wrong."""
+
+from __future__ import annotations
+
+import re
+
+MAX_LINES = 6
+MAX_CHARACTERS = 1000
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'\s*File "[^"]+", line \d+')
+
+
+def cause(message: str) -> str:
+    """The exception at the end of the last traceback in `message`, or the message's last lines where there is none.
+
+    A replica that fails to start is reported as the controller's sentence, Ray's traceback, and inside it the model's
+    own; only the last exception's text is about the model.
+    """
+    lines = [line.rstrip() for line in _COLOUR.sub("", message).splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
+    if frames:
+        after = lines[frames[-1] + 1 :]
+        # The frame's own source line and its markers are indented; the exception's first line is not.
+        start = next((number for number, line in enumerate(after) if not line[0].isspace()), 0)
+        lines = after[start:] or lines
+    text = "\n".join(lines[:MAX_LINES] if frames else lines[-MAX_LINES:])
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"

@@ -1,0 +1,83 @@
+"""Model apps found in what is deployed, and what the routers say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
+from rayfleet_serving.config import MODEL_DEPLOYMENT, MODEL_IMPORT_PATH, RouterState
+
+RUNNING = "RUNNING"
+DEPLOY_FAILED = "DEPLOY_FAILED"
+UNHEALTHY = "UNHEALTHY"
+DELETING = "DELETING"
+
+
+@dataclass(frozen=True)
+class LiveApp:
+    """One model app that Serve was given and still has to run."""
+
+    observed: ObservedApp
+    model: str
+    version: str
+    model_id: str
+
+    @property
+    def name(self) -> str:
+        return self.observed.name
+
+    @property
+    def status(self) -> str:
+        return self.observed.status
+
+
+def live_apps(observed: ObservedFleet) -> dict[str, LiveApp]:
+    """Model apps by name; those that Serve deletes already are gone as far as the plan is concerned."""
+    found = {}
+    for name, app in observed.apps.items():
+        match app.entry:
+            case {
+                "import_path": str(path),
+                "args": {"name": str(model), "identity": {"version": str(version), "model_id": str(model_id)}},
+                "deployments": [{"name": str(deployment), "ray_actor_options": Mapping()}],
+            } if path == MODEL_IMPORT_PATH and deployment == MODEL_DEPLOYMENT and app.status != DELETING:
+                found[name] = LiveApp(app, model, version, model_id)
+    return found
+
+
+@dataclass(frozen=True)
+class RouterView:
+    """What may be concluded from the routers' reports. With a report missing, nothing may: every answer is False."""
+
+    routers: tuple[RouterState, ...]
+    expected: int
+    """Router replicas that there should be."""
+    table: str | None
+    """Digest of the table they were last given."""
+
+    @classmethod
+    def of(cls, observed: ObservedFleet) -> RouterView:
+        return cls(observed.routers, observed.router_target, observed.table.digest() if observed.table else None)
+
+    @property
+    def complete(self) -> bool:
+        """Every router that there should be has answered."""
+        return 0 < self.expected <= len(self.routers)
+
+    @property
+    def settled(self) -> bool:
+        """And every one holds the table last given."""
+        return self.complete and all(router.table == self.table for router in self.routers)
+
+    def reaching(self, app: str) -> int:
+        """How many routers see running replicas of `app` and know its metadata."""
+        return sum(1 for router in self.routers if app in router.versions and router.versions[app].ready)
+
+    def all_reach(self, app: str) -> bool:
+        return self.complete and self.reaching(app) == len(self.routers)
+
+    def all_idle(self, app: str) -> bool:
+        """No router has a request for `app`, and none will get one unless the table last given sends it there."""
+        reports = [router.versions[app] for router in self.routers if app in router.versions]
+        return self.settled and all(report.ongoing + report.queued == 0 for report in reports)

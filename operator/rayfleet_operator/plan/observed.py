@@ -1,0 +1,65 @@
+"""What is deployed and what the routers hold, as the planner sees it.
+
+All rollout state is read back from here on every pass: the entries last given to Serve, the traffic table inside the
+router app's `user_config`, and each router replica's own report. The planner remembers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rayfleet_serving.config import ModelIdentity, RouterState, TrafficTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedApp:
+    """One Serve application."""
+
+    name: str
+    status: str
+    """Serve's ApplicationStatus: NOT_STARTED, DEPLOYING, DEPLOY_FAILED, RUNNING, UNHEALTHY or DELETING."""
+    message: str = ""
+    """Serve's own words, whole; for a failed start they end in the replica's traceback."""
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    """The application's entry in the config last given to Serve; {} for an application deployed from Python."""
+    deployed_at: datetime | None = None
+    """When Serve was last given a config with this application in it."""
+    replicas_running: int | None = None
+    """Replicas that answer; None where Serve does not say."""
+    replicas_target: int | None = None
+    """Replicas that Serve is working towards; None where Serve does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedFleet:
+    """Everything observed about one fleet at one moment."""
+
+    apps: Mapping[str, ObservedApp] = field(default_factory=dict)
+    """By application name."""
+    table: TrafficTable | None = None
+    """The table last given to the router app; None when there is no router app."""
+    routers: tuple[RouterState, ...] = ()
+    """One state for each router replica that answered; () when none could be asked."""
+    router_target: int = 0
+    """Router replicas that there should be; 0 when there is no router app."""
+
+
+@dataclass(frozen=True)
+class ResolutionProblem:
+    """Why a model's URI did not resolve."""
+
+    reason: str
+    """One CamelCase word, used as a condition's reason."""
+    message: str
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the registry said nothing about the model, so that neither the model nor its URI is in doubt."""
+        return self.reason in ("RegistryUnreachable", "NotAllowed")
+
+
+Resolution = ModelIdentity | ResolutionProblem
+"""What the registry said about one model."""

@@ -1,0 +1,55 @@
+"""From Serve's answer and the routers' reports to what the planner reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
+from rayfleet_serving.config import ROUTER_APP, ROUTER_DEPLOYMENT, RouterState, TrafficTable
+
+
+def applications(details: Mapping[str, Any]) -> dict[str, ObservedApp]:
+    """Applications in the body of `GET /api/serve/applications/` (`ServeInstanceDetails` of Ray 2.60)."""
+    return {name: _application(name, app) for name, app in details["applications"].items()}
+
+
+def _application(name: str, details: Mapping[str, Any]) -> ObservedApp:
+    deployments = details["deployments"].values()
+    # An application's own message only names the deployments that failed; theirs hold the tracebacks.
+    messages = [details["message"], *(each["message"] for each in deployments if each["status"] != "HEALTHY")]
+    running = sum(1 for each in deployments for replica in each["replicas"] if replica["state"] == "RUNNING")
+    deployed_at = details.get("last_deployed_time_s")
+    return ObservedApp(
+        name=name,
+        status=details["status"],
+        message="\n".join(message for message in messages if message),
+        # Absent while Serve deletes it, and for an application deployed from Python.
+        entry=details.get("deployed_app_config") or {},
+        deployed_at=datetime.fromtimestamp(deployed_at, UTC) if deployed_at else None,
+        # Before its first replica is placed, an application has no deployments.
+        replicas_running=running if deployments else None,
+        replicas_target=sum(each["target_num_replicas"] for each in deployments) if deployments else None,
+    )
+
+
+def fleet(apps: Mapping[str, ObservedApp], routers: Sequence[RouterState]) -> ObservedFleet:
+    """`routers` counts only beside a router app: what another application answers at the same address is not ours."""
+    match apps.get(ROUTER_APP):
+        case ObservedApp(
+            entry={"deployments": [{"name": str(name), "num_replicas": int(target), "user_config": dict(config)}]}
+        ) if name == ROUTER_DEPLOYMENT:
+            return ObservedFleet(apps=apps, table=_table(config), routers=tuple(routers), router_target=target)
+        case _:
+            return ObservedFleet(apps=apps)
+
+
+def _table(config: Mapping[str, Any]) -> TrafficTable | None:
+    """None for a table written under another contract: its models keep the versions that run."""
+    try:
+        return TrafficTable.model_validate(config)
+    except ValidationError:
+        return None

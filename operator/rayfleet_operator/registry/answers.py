@@ -1,0 +1,95 @@
+"""The parts of MLflow's REST answers that rayfleet reads. Its JSON leaves out what is empty, hence the defaults."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Version(Answer):
+    name: str
+    version: int
+    source: str = ""
+    status: str = "READY"
+    status_message: str = ""
+    current_stage: str = "None"
+    creation_timestamp: int = 0
+
+
+class VersionAnswer(Answer):
+    model_version: Version
+
+
+class Versions(Answer):
+    model_versions: list[Version] = []
+
+
+class Location(Answer):
+    artifact_uri: str
+
+
+class Alias(Answer):
+    alias: str
+    version: int
+
+
+class RegisteredModel(Answer):
+    name: str
+    latest_versions: list[Version] = []
+    """The newest of each stage."""
+    aliases: list[Alias] = []
+
+
+class RegisteredModelAnswer(Answer):
+    registered_model: RegisteredModel
+
+
+class RegisteredModels(Answer):
+    registered_models: list[RegisteredModel] = []
+
+
+class LoggedModelInfo(Answer):
+    model_id: str
+    name: str = ""
+    artifact_uri: str
+    status: str
+    creation_timestamp_ms: int = 0
+
+
+class LoggedModel(Answer):
+    info: LoggedModelInfo
+
+
+class LoggedModelAnswer(Answer):
+    model: LoggedModel
+
+
+class LoggedModels(Answer):
+    models: list[LoggedModel] = []
+
+
+class RunInfo(Answer):
+    experiment_id: str
+    artifact_uri: str = ""
+    lifecycle_stage: Literal["active", "deleted"] = "active"
+
+
+class Run(Answer):
+    info: RunInfo
+
+
+class RunAnswer(Answer):
+    run: Run
+
+
+class File(Answer):
+    path: str
+
+
+class Files(Answer):
+    files: list[File] = []

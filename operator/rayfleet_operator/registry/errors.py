@@ -1,0 +1,99 @@
+"""Why a model's URI gave no version: a `reason` for conditions, a message for people.
+
+A message says what was asked, where, and what would be right. It never holds a password, a token or a signed URL.
+"""
+
+# ruff: noqa: N818 - a class is named as its reason, which people read
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RegistryError(Exception):
+    """Base of every error of this package."""
+
+    reason: ClassVar[str]
+    """CamelCase word for a condition's `reason`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidUri(RegistryError):
+    """The model's URI or the tracking URI is in no form known here."""
+
+    reason = "InvalidUri"
+
+
+class TrackingUriMissing(RegistryError):
+    """The URI needs an MLflow server, and none is named."""
+
+    reason = "TrackingUriMissing"
+
+
+class ModelNotFound(RegistryError):
+    """No registered or logged model of this name or id."""
+
+    reason = "ModelNotFound"
+
+
+class VersionNotFound(RegistryError):
+    """The model exists and has no such version, or none at all."""
+
+    reason = "VersionNotFound"
+
+
+class AliasNotFound(RegistryError):
+    """The model exists and has no such alias."""
+
+    reason = "AliasNotFound"
+
+
+class StageEmpty(RegistryError):
+    """The model exists and has no version in this stage."""
+
+    reason = "StageEmpty"
+
+
+class RunNotFound(RegistryError):
+    """No such run, or a deleted one."""
+
+    reason = "RunNotFound"
+
+
+class ArtifactNotFound(RegistryError):
+    """Nothing at this place that is an MLflow model."""
+
+    reason = "ArtifactNotFound"
+
+
+class ArtifactRefused(RegistryError):
+    """The place holds a model that has no safe digest: links out of its folder, devices, too many objects."""
+
+    reason = "ArtifactRefused"
+
+
+class VersionNotReady(RegistryError):
+    """The version exists and its files are not complete yet, or never will be."""
+
+    reason = "VersionNotReady"
+
+
+class NotAllowed(RegistryError):
+    """Wrong or missing credentials, a missing permission, or a server that refuses this host name."""
+
+    reason = "NotAllowed"
+
+
+class RegistryUnreachable(RegistryError):
+    """No useful answer in time: refused, unknown host, silence, an error of the server, or some other server."""
+
+    reason = "RegistryUnreachable"
+
+
+class ClientMissing(RegistryError):
+    """A package that this kind of URI needs is not installed."""
+
+    reason = "ClientMissing"
