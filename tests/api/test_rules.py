@@ -1,0 +1,65 @@
+"""Every rule holds in both places: `rayfleet validate` and the API server refuse the same objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rayfleet_operator.api import documents
+from rayfleet_operator.api.types import MODEL_URI
+from rayfleet_operator.registry import uri
+
+from . import api_server
+from .cases import CASES, Case
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_validate_refuses_exactly_the_field_at_fault(case: Case, tmp_path: Path) -> None:
+    file = tmp_path / "case.yaml"
+    file.write_text(yaml.safe_dump(case.obj))
+    loaded = documents.load([file])
+    assert [problem.field for problem in loaded.problems] == ([case.refused_at] if case.refused_at else [])
+    assert all(problem.message and problem.right for problem in loaded.problems)
+    assert len(loaded.models) + len(loaded.fleets) == (0 if case.refused_at else 1)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_api_server_refuses_the_same_field(case: Case) -> None:
+    refused_at = {refusal.path for refusal in api_server.refusals(case.obj)}
+    assert refused_at == ({case.refused_at} if case.refused_at else set())
+
+
+def merged(first: Any, second: Any) -> Any:
+    if isinstance(first, dict) and isinstance(second, dict):
+        common = {key: merged(first[key], second[key]) for key in first.keys() & second.keys()}
+        return {**first, **second, **common}
+    return second
+
+
+MODELS = [case for case in CASES if case.obj["kind"] == "ModelDeployment"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.sampled_from(MODELS), min_size=2, max_size=6))
+def test_both_agree_on_any_mixture(tmp_path: Path, cases: list[Case]) -> None:
+    """Which fields they name may differ: the API server checks rules only when the schema holds, and validate does not
+    blame a field for another that is wrong itself."""
+    obj: Any = {}
+    for case in cases:
+        obj = merged(obj, case.obj)
+    file = tmp_path / "case.yaml"
+    file.write_text(yaml.safe_dump(obj))
+    told = {problem.field for problem in documents.load([file]).problems}
+    refused = {refusal.path for refusal in api_server.refusals(obj)}
+    assert bool(refused) == bool(told)
+    assert bool(refused & told) == bool(told)
+
+
+@given(st.from_regex(MODEL_URI, fullmatch=True, alphabet=st.characters(codec="ascii")))
+def test_the_registry_can_read_every_uri_that_is_valid(text: str) -> None:
+    uri.parse(text)

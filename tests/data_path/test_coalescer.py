@@ -1,0 +1,233 @@
+"""The coalescer on a real event loop; the replicas at the other end of the hop are a few lines of numpy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from rayfleet_serving.config import Limits
+from rayfleet_serving.link.call import Call, Failure, Reply, Timing
+from rayfleet_serving.link.client import ReplicaLostError
+from rayfleet_serving.protocol.message import InferenceRequest, RequestError
+from rayfleet_serving.router.coalescer import Coalescer
+
+
+class Replicas:
+    """Stand-in for a version's replicas: doubles what it gets, once it is let go; loses calls when told to."""
+
+    def __init__(self, running: int = 1) -> None:
+        self.running = running
+        self.calls: list[Call] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.lose = 0
+        self.fault: Exception | None = None
+        """What happens to every call with 3 in it."""
+        self.in_flight = self.most_in_flight = 0
+
+    async def __call__(self, call: Call) -> Reply:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            self.calls.append(call)
+            await self.go.wait()
+            if self.lose:
+                self.lose -= 1
+                raise ReplicaLostError("the replica died")
+            x = call.inputs["x"]
+            if self.fault is not None and 3.0 in x[:, 0]:
+                raise self.fault
+            bad = {i: Failure("ModelError", "unlucky") for i, value in enumerate(x[:, 0]) if value == 13}
+            rows = [0 if i in bad else size for i, size in enumerate(call.sizes)]
+            kept = np.delete(x, list(bad), axis=0)
+            return Reply({"y": kept * 2}, rows, "array", bad, Timing(0.0, 0.0, 0.001))
+        finally:
+            self.in_flight -= 1
+
+
+def coalescer_of(replicas: Replicas, *, routers: int = 2, max_batch_size: int = 32, **limits: int) -> Coalescer:
+    return Coalescer(
+        replicas,
+        lambda: replicas.running,
+        name="digits version 1",
+        limits=Limits(**limits),
+        max_batch_size=max_batch_size,
+        routers=routers,
+    )
+
+
+def request(value: float, width: int = 1) -> InferenceRequest:
+    return InferenceRequest({"x": np.full((1, width), value, np.float32)}, 1, "tensors")
+
+
+async def ask(coalescer: Coalescer, value: float, *, timeout: float = 30.0, width: int = 1) -> float:
+    result, _ = await coalescer.infer(request(value, width), time.monotonic() + timeout)
+    return float(result.outputs["y"][0, 0])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def behind_a_call(
+    coalescer: Coalescer, replicas: Replicas, *values: float, width: Callable[[int], int] = lambda index: 1
+) -> list[asyncio.Future[float]]:
+    """One request in flight, held, and one for each of the other `values` queued behind it."""
+    replicas.go.clear()
+    first, *rest = values
+    answers = [asyncio.ensure_future(ask(coalescer, first, width=width(0)))]
+    await until(lambda: coalescer.ongoing == 1)
+    answers += [asyncio.ensure_future(ask(coalescer, v, width=width(i))) for i, v in enumerate(rest, 1)]
+    await until(lambda: coalescer.queued == len(rest))
+    return answers
+
+
+async def test_requests_that_arrive_during_a_call_leave_together() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    answers = await behind_a_call(coalescer, replicas, *map(float, range(10)))
+    replicas.go.set()
+    assert await asyncio.gather(*answers) == [2.0 * i for i in range(10)]
+    assert [len(call.sizes) for call in replicas.calls] == [1, 9]
+
+
+async def test_requests_that_arrive_together_leave_together() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    assert await asyncio.gather(*(ask(coalescer, float(i)) for i in range(10))) == [2.0 * i for i in range(10)]
+    assert [len(call.sizes) for call in replicas.calls] == [10]
+
+
+@pytest.mark.parametrize(("running", "routers", "calls"), [(1, 2, 1), (2, 2, 2), (3, 2, 3), (4, 4, 2), (1, 8, 1)])
+async def test_calls_in_flight_follow_replicas_and_routers(running: int, routers: int, calls: int) -> None:
+    replicas = Replicas(running)
+    replicas.go.clear()
+    coalescer = coalescer_of(replicas, routers=routers, max_batch_size=1, max_ongoing_requests=100)
+    answers = [asyncio.ensure_future(ask(coalescer, 100.0 + i)) for i in range(20)]
+    await until(lambda: coalescer.queued == 20 - calls)
+    replicas.go.set()
+    await asyncio.gather(*answers)
+    assert replicas.most_in_flight == calls
+
+
+async def test_one_failed_request_of_a_call_leaves_the_others_right() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    answers = await behind_a_call(coalescer, replicas, *map(float, range(20)))
+    replicas.go.set()
+    got = await asyncio.gather(*answers, return_exceptions=True)
+    for value, answer in enumerate(got):
+        if value == 13:
+            assert isinstance(answer, RequestError)
+            assert (answer.status, answer.code) == (422, "ModelError")
+        else:
+            assert answer == 2.0 * value
+
+
+async def test_shapes_do_not_mix() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    answers = await behind_a_call(coalescer, replicas, *map(float, range(9)), width=lambda index: 1 + index % 2)
+    replicas.go.set()
+    assert await asyncio.gather(*answers) == [2.0 * i for i in range(9)]
+    assert [call.inputs["x"].shape for call in replicas.calls] == [(1, 1), (4, 2), (4, 1)]
+
+
+async def test_a_full_queue_answers_429_with_retry_after() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas, max_queued_requests=3)
+    answers = await behind_a_call(coalescer, replicas, 1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(RequestError, match="maxQueuedRequests") as refused:
+        await ask(coalescer, 1.0)
+    assert (refused.value.status, refused.value.retry_after) == (429, 1.0)
+    replicas.go.set()
+    assert await asyncio.gather(*answers) == [2.0] * 4
+
+
+async def test_ongoing_requests_stay_under_their_limit() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas, routers=2, max_ongoing_requests=4)
+    answers = await behind_a_call(coalescer, replicas, *map(float, range(8)))
+    replicas.go.set()
+    await asyncio.gather(*answers)
+    assert max(len(call.sizes) for call in replicas.calls) == 2
+
+
+async def test_a_lost_replica_costs_nothing_when_another_answers() -> None:
+    replicas = Replicas(2)
+    replicas.lose = 1
+    coalescer = coalescer_of(replicas)
+    assert await ask(coalescer, 4.0) == 8.0
+    assert len(replicas.calls) == 2
+
+
+async def test_a_request_that_was_with_two_lost_replicas_is_given_up() -> None:
+    replicas = Replicas(3)
+    replicas.lose = 2
+    coalescer = coalescer_of(replicas)
+    with pytest.raises(RequestError, match="two replicas") as lost:
+        await ask(coalescer, 4.0)
+    assert (lost.value.status, lost.value.code) == (503, "ReplicaLost")
+    assert await ask(coalescer, 5.0) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(ReplicaLostError("the replica died"), "ReplicaLost"), (ValueError("does not fit into a frame"), "Internal")],
+    ids=["kills replicas", "cannot be sent"],
+)
+async def test_a_request_at_fault_takes_no_other_with_it(fault: Exception, code: str) -> None:
+    replicas = Replicas()
+    replicas.fault = fault
+    coalescer = coalescer_of(replicas)
+    answers = await behind_a_call(coalescer, replicas, *map(float, range(12)))
+    replicas.go.set()
+    got = await asyncio.gather(*answers, return_exceptions=True)
+    assert [answer for answer in got if not isinstance(answer, RequestError)] == [2.0 * i for i in range(12) if i != 3]
+    assert isinstance(got[3], RequestError)
+    assert got[3].code == code
+
+
+async def test_requests_wait_for_a_replica_and_are_answered_when_it_is_back() -> None:
+    replicas = Replicas(0)
+    coalescer = coalescer_of(replicas)
+    answer = asyncio.ensure_future(ask(coalescer, 3.0))
+    await until(lambda: coalescer.queued == 1)
+    replicas.running = 1
+    assert await answer == 6.0
+
+
+async def test_without_a_replica_the_deadline_is_503_with_retry_after() -> None:
+    coalescer = coalescer_of(Replicas(0))
+    with pytest.raises(RequestError, match="No replica of digits version 1") as unavailable:
+        await ask(coalescer, 3.0, timeout=0.05)
+    assert unavailable.value.status == 503
+    assert unavailable.value.retry_after
+    assert coalescer.queued == 0
+
+
+async def test_with_a_slow_replica_the_deadline_is_504_and_the_call_is_cancelled() -> None:
+    replicas = Replicas()
+    replicas.go.clear()
+    coalescer = coalescer_of(replicas)
+    with pytest.raises(RequestError, match="did not answer") as late:
+        await ask(coalescer, 3.0, timeout=0.05)
+    assert late.value.status == 504
+    await until(lambda: coalescer.ongoing == 0 and replicas.in_flight == 0)
+
+
+async def test_a_caller_that_went_away_costs_no_compute() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    first, gone, last = await behind_a_call(coalescer, replicas, 1.0, 2.0, 3.0)
+    gone.cancel()
+    await until(lambda: coalescer.queued == 1)
+    replicas.go.set()
+    assert await asyncio.gather(first, last) == [2.0, 6.0]
+    assert [float(v) for call in replicas.calls for v in call.inputs["x"][:, 0]] == [1.0, 3.0]

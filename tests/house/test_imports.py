@@ -1,0 +1,38 @@
+"""The import contracts hold, and what both sides import is as light as it says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVING = ROOT / "serving" / "rayfleet_serving"
+
+
+def test_import_contracts_hold() -> None:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"), [("config.py", {"pydantic"}), ("signature.py", {"pydantic"}), ("digest.py", set())]
+)
+def test_module_imports_nothing_else(module: str, allowed: set[str]) -> None:
+    tree = ast.parse((SERVING / module).read_text())
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or "."]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - set(sys.stdlib_module_names) == allowed

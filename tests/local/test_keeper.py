@@ -1,0 +1,128 @@
+"""The keeper ends every process below it, however it was started and whatever it ignores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rayfleet_operator.local import cluster, keeper
+
+# A child that left the session, a grandchild whose parent is gone, and both deaf to SIGTERM.
+TREE = """
+    import os, signal, subprocess, sys, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleep = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
+    subprocess.Popen(sleep, start_new_session=True)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv(sys.executable, sleep)
+        os._exit(0)
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "rayfleet-session"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def mark(request: pytest.FixtureRequest) -> Iterator[str]:
+    mark = f"test-{os.getpid()}-{request.node.name}"
+    yield mark
+    for pid in cluster.marked(mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+def start(folder: Path, mark: str, code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", keeper.__name__, str(folder), sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, cluster.SESSION: mark},
+        start_new_session=True,
+    )
+
+
+def started(mark: str) -> set[int]:
+    """The keeper and the whole tree, once it is there."""
+    until(lambda: len(cluster.marked(mark)) == 4)
+    return cluster.marked(mark)
+
+
+def none_left(pids: set[int]) -> bool:
+    """Not even as entries that nobody collected."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def until(met: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def test_when_its_input_ends_nothing_is_left(folder: Path, mark: str) -> None:
+    process = start(folder, mark, TREE)
+    pids = started(mark)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(20) == 0
+    assert none_left(pids)
+    assert not folder.exists()
+
+
+def test_sigterm_ends_everything(folder: Path, mark: str) -> None:
+    process = start(folder, mark, TREE)
+    pids = started(mark)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert none_left(pids)
+    assert not folder.exists()
+
+
+def test_when_the_command_ends_the_rest_does_and_its_last_words_are_told(folder: Path, mark: str) -> None:
+    code = TREE.replace("time.sleep(600)\n", "print('out of memory')\n    sys.exit(3)\n")
+    process = start(folder, mark, code)
+    assert process.stderr is not None
+    error = process.stderr.read()
+    assert process.wait(20) == 3
+    assert b"out of memory" in error
+    assert cluster.marked(mark) == set()
+    assert not folder.exists()
+
+
+def test_what_a_killed_keeper_left_is_ended_by_its_mark_alone(folder: Path, mark: str) -> None:
+    process = start(folder, mark, TREE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, cluster.SESSION: f"{mark}-other"}
+    )
+    try:
+        started(mark)
+        process.kill()
+        process.wait()
+        asyncio.run(cluster.clean_up(mark, folder))
+        assert cluster.marked(mark) == set()
+        assert not folder.exists()
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_only_a_folder_of_a_session_is_removed(tmp_path: Path, mark: str) -> None:
+    asyncio.run(cluster.clean_up(mark, tmp_path))
+    assert tmp_path.exists()

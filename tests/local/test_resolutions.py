@@ -1,0 +1,111 @@
+"""Models are asked for in the background, each at its own pace."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from model_files import write_model
+
+from rayfleet_operator.api import documents
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.local.resolutions import Resolutions
+from rayfleet_operator.plan.observed import ResolutionProblem
+from rayfleet_operator.registry.resolver import Resolver
+from rayfleet_operator.registry.server import Bounds
+from rayfleet_serving.config import ModelIdentity
+
+PATIENCE_S = 60.0
+"""Longer than any wait below, so that a silent server stays unanswered for."""
+
+
+@pytest.fixture
+async def resolutions() -> AsyncIterator[Resolutions]:
+    resolutions = Resolutions(Resolver(bounds=Bounds(total_s=PATIENCE_S), all_s=PATIENCE_S))
+    task = asyncio.ensure_future(resolutions.run())
+    yield resolutions
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Takes connections and never says a word."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def wanted(folder: Path) -> tuple[ModelDeployment, ...]:
+    loaded = documents.load([folder])
+    assert not loaded.problems
+    return loaded.models
+
+
+async def change(resolutions: Resolutions) -> None:
+    async with asyncio.timeout(PATIENCE_S / 2):
+        await resolutions.changed.wait()
+    resolutions.changed.clear()
+
+
+async def test_a_silent_registry_holds_up_nobody_else(
+    resolutions: Resolutions, tmp_path: Path, models: dict[int, Path], silent_server: str
+) -> None:
+    write_model(tmp_path, "silent", "models:/m@champion", registry={"trackingUri": silent_server})
+    resolutions.follow(wanted(tmp_path))
+    write_model(tmp_path, "local", models[1])
+    resolutions.follow(wanted(tmp_path))
+    await change(resolutions)
+    assert list(resolutions.known) == ["local"]
+
+
+async def test_a_model_that_changes_in_its_folder_is_seen(
+    resolutions: Resolutions, tmp_path: Path, models: dict[int, Path]
+) -> None:
+    model = shutil.copytree(models[1], tmp_path / "model")
+    write_model(tmp_path, "local", model)
+    resolutions.follow(wanted(tmp_path))
+    await change(resolutions)
+    before = resolutions.known["local"]
+    shutil.copytree(models[2], model, dirs_exist_ok=True)
+    await change(resolutions)
+    after = resolutions.known["local"]
+    assert isinstance(before, ModelIdentity)
+    assert isinstance(after, ModelIdentity)
+    assert before.version != after.version
+
+
+async def test_another_uri_is_asked_for_at_once_and_nothing_of_the_old_one_is_kept(
+    resolutions: Resolutions, tmp_path: Path, models: dict[int, Path]
+) -> None:
+    write_model(tmp_path, "local", models[1])
+    resolutions.follow(wanted(tmp_path))
+    await change(resolutions)
+    before = resolutions.known["local"]
+    resolutions.follow(wanted(tmp_path))
+    assert resolutions.known == {"local": before}, "the same files change nothing"
+    write_model(tmp_path, "local", models[2])
+    resolutions.follow(wanted(tmp_path))
+    assert resolutions.known == {}
+    await change(resolutions)
+    assert resolutions.known["local"] != before
+
+
+async def test_what_is_not_there_is_a_problem_until_it_is(
+    resolutions: Resolutions, tmp_path: Path, models: dict[int, Path]
+) -> None:
+    write_model(tmp_path, "local", tmp_path / "model")
+    resolutions.follow(wanted(tmp_path))
+    await change(resolutions)
+    problem = resolutions.known["local"]
+    assert isinstance(problem, ResolutionProblem)
+    assert problem.reason == "ArtifactNotFound"
+    shutil.copytree(models[1], tmp_path / "new")
+    (tmp_path / "new").rename(tmp_path / "model")
+    await change(resolutions)
+    assert isinstance(resolutions.known["local"], ModelIdentity)

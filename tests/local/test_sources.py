@@ -1,0 +1,177 @@
+"""Files are followed; a mistake in one never takes away what it said before."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from model_files import write_model
+
+from rayfleet_operator.local.sources import Sources, Wanted
+
+FLEET = """\
+apiVersion: rayfleet.io/v1alpha1
+kind: ModelFleet
+metadata: {{name: {name}}}
+spec: {{routers: {{replicas: {replicas}}}}}
+"""
+MISSPELT = "apiVersion: rayfleet.io/v1alpha1\nkind: ModelDeployment\nmetadata: {name: a}\nspec: {modle: {}}\n"
+
+
+class Followed:
+    """Sources that are followed in the background."""
+
+    def __init__(self, *paths: Path, fleet: str | None = None) -> None:
+        self.sources = Sources([str(path) for path in paths], fleet)
+        self._task = asyncio.ensure_future(self.sources.follow())
+
+    @property
+    def wanted(self) -> Wanted:
+        return self.sources.wanted
+
+    @property
+    def uris(self) -> dict[str, str]:
+        return {model.metadata.name: model.spec.model.uri for model in self.wanted.models}
+
+    async def change(self) -> None:
+        """Wait for one change."""
+        async with asyncio.timeout(20):
+            await self.sources.changed.wait()
+        self.sources.changed.clear()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+@pytest.fixture
+async def followed(tmp_path: Path) -> AsyncIterator[Followed]:
+    write_model(tmp_path, "a", "/models/1")
+    write_model(tmp_path, "b", "/models/1")
+    followed = Followed(tmp_path)
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    yield followed
+    await followed.close()
+
+
+async def test_an_edit_an_addition_and_a_deletion(followed: Followed, tmp_path: Path) -> None:
+    write_model(tmp_path, "a", "/models/2")
+    await followed.change()
+    assert followed.uris == {"a": "/models/2", "b": "/models/1"}
+
+    (tmp_path / "deep").mkdir()
+    write_model(tmp_path / "deep", "c", "/models/3")
+    await followed.change()
+    assert followed.uris == {"a": "/models/2", "b": "/models/1", "c": "/models/3"}
+
+    (tmp_path / "b.yaml").unlink()
+    await followed.change()
+    assert followed.uris == {"a": "/models/2", "c": "/models/3"}
+    assert followed.wanted.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("metadata: {name: [", "a.yaml:1"),
+        (MISSPELT, "spec.modle"),
+    ],
+    ids=["no YAML", "not valid"],
+)
+async def test_a_mistake_is_shown_and_what_the_file_said_before_holds(
+    followed: Followed, tmp_path: Path, text: str, problem: str
+) -> None:
+    file = tmp_path / "a.yaml"
+    before = file.read_text()
+    file.write_text(text)
+    write_model(tmp_path, "b", "/models/2")
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/2"}
+    assert any(problem in each for each in followed.wanted.problems)
+
+    file.write_text(before)
+    await followed.change()
+    assert followed.wanted.problems == ()
+
+
+async def test_an_empty_file_asks_for_nothing(followed: Followed, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("")
+    await followed.change()
+    assert followed.uris == {"b": "/models/1"}
+
+
+async def test_a_second_object_of_one_name_does_not_replace_the_first(followed: Followed, tmp_path: Path) -> None:
+    other = write_model(tmp_path, "z", "/models/9")
+    other.write_text(other.read_text().replace("name: z", "name: a"))
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    assert any("a.yaml" in each for each in followed.wanted.problems)
+
+
+async def test_one_name_in_two_namespaces_is_served_once(followed: Followed, tmp_path: Path) -> None:
+    other = write_model(tmp_path, "z", "/models/9")
+    other.write_text(other.read_text().replace("name: z", "name: a\n  namespace: other"))
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    assert "namespaces default and other" in followed.wanted.problems[0]
+
+
+async def test_a_folder_that_is_gone_was_not_emptied(followed: Followed, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path)
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    assert len(followed.wanted.problems) == 1
+
+
+async def test_a_named_file_that_is_gone_was_deleted(tmp_path: Path) -> None:
+    a, b = write_model(tmp_path, "a", "/models/1"), write_model(tmp_path, "b", "/models/1")
+    followed = Followed(a, b)
+    b.unlink()
+    await followed.change()
+    assert followed.uris == {"a": "/models/1"}
+    await followed.close()
+
+
+async def test_a_touched_file_is_no_change(followed: Followed, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").touch()
+    write_model(tmp_path, "c", "/models/1")
+    await followed.change()
+    assert "c" in followed.uris
+    assert not followed.sources.changed.is_set()
+
+
+async def test_the_fleet_that_is_there_holds_for_all(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", "/models/1")
+    (tmp_path / "fleet.yaml").write_text(FLEET.format(name="vision", replicas=3))
+    wanted = Sources([str(tmp_path)], None).wanted
+    assert wanted.fleet is not None
+    assert wanted.fleet.spec.routers.replicas == 3
+    assert [model.metadata.name for model in wanted.models] == ["a"]
+
+
+async def test_of_several_fleets_one_is_chosen_with_its_models(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", "/models/1", fleet="vision")
+    write_model(tmp_path, "b", "/models/1", fleet="text")
+    for name in ("vision", "text"):
+        (tmp_path / f"{name}-fleet.yaml").write_text(FLEET.format(name=name, replicas=2))
+    assert "choose one with --fleet" in Sources([str(tmp_path)], None).wanted.problems[0]
+    assert "text, vision" in Sources([str(tmp_path)], "speech").wanted.problems[0]
+    wanted = Sources([str(tmp_path)], "text").wanted
+    assert wanted.fleet is not None
+    assert (wanted.fleet.metadata.name, wanted.problems) == ("text", ())
+    assert [model.metadata.name for model in wanted.models] == ["b"]
+
+
+async def test_a_fleet_too_many_changes_nothing(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", "/models/1")
+    (tmp_path / "one.yaml").write_text(FLEET.format(name="one", replicas=3))
+    followed = Followed(tmp_path)
+    (tmp_path / "two.yaml").write_text(FLEET.format(name="two", replicas=2))
+    await followed.change()
+    assert followed.wanted.fleet is not None
+    assert (followed.wanted.fleet.metadata.name, list(followed.uris)) == ("one", ["a"])
+    assert "choose one with --fleet" in followed.wanted.problems[0]
+    await followed.close()

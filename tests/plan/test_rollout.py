@@ -1,0 +1,406 @@
+"""Each rule of a rollout, one row each: what is observed, what is wanted, what the plan holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from rayfleet_operator.plan import serve_config
+from rayfleet_operator.plan.conditions import ConditionType
+from rayfleet_operator.plan.fleet import FleetPlan, plan
+from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
+from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, ResolutionProblem
+from rayfleet_operator.registry.errors import NotAllowed, RegistryUnreachable
+
+from .scenes import (
+    NOW,
+    OPTIONS,
+    app_name,
+    applications,
+    deployed,
+    identity,
+    model,
+    observe,
+    plan_one,
+    table_of,
+    weights,
+)
+
+DOWN = ResolutionProblem("RegistryUnreachable", "http://mlflow.ml:5000 does not answer")
+
+
+def condition(planned: FleetPlan, kind: ConditionType, name: str = "digits") -> tuple[str, str, str]:
+    (found,) = (one for one in planned.models if one.name == name)
+    (it,) = (one for one in found.conditions if one.type == kind)
+    return it.status, str(it.reason), it.message
+
+
+ROLLOUTS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[int, int], set[int], str]] = {
+    # what is observed, the wanted version, weights and applications afterwards, Progressing's status and reason
+    "first version takes all the weight at once": (
+        {"versions": {}}, 1, {1: 100}, {1}, "True Deploying"),
+    "first version still loads": (
+        {"versions": {1: ("DEPLOYING", 100)}}, 1, {1: 100}, {1}, "True Deploying"),
+    "first version runs, no router knows yet": (
+        {"versions": {1: ("RUNNING", 100)}, "ready": {1: 0}}, 1, {1: 100}, {1}, "True WaitingForRouters"),
+    "one version, at rest": (
+        {"versions": {1: ("RUNNING", 100)}}, 1, {1: 100}, {1}, "False Settled"),
+    "a new version starts without weight": (
+        {"versions": {1: ("RUNNING", 100)}}, 2, {1: 100, 2: 0}, {1, 2}, "True Deploying"),
+    "a candidate that loads has no weight": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 2, {1: 100, 2: 0}, {1, 2}, "True Deploying"),
+    "a candidate that Serve has not started has no weight, whatever routers say": (
+        {"versions": {1: ("RUNNING", 100), 2: ("NOT_STARTED", 0)}, "ready": {2: 2}},
+        2, {1: 100, 2: 0}, {1, 2}, "True Deploying"),
+    "a candidate that one router can not reach has no weight": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "ready": {2: 1}},
+        2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
+    "a router that does not answer stops the shift": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 1},
+        2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
+    "no router answers: no shift": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 0},
+        2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
+    "a candidate that every router reaches takes over": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}}, 2, {1: 0, 2: 100}, {1, 2}, "True Shifting"),
+    "one router more than expected must reach it too": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 3, "ready": {2: 2}},
+        2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
+    "the old version stays while a router holds an older table": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "stale": 1},
+        2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
+    "the old version stays while it has a request": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "busy": {1: 1}},
+        2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
+    "the old version stays while a router is missing": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "routers": 1},
+        2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
+    "the old version stays while no router answers": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "routers": 0},
+        2, {1: 0, 2: 100}, {1, 2}, "True WaitingForRouters"),
+    "the old version goes when it is idle everywhere": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}}, 2, {2: 100}, {2}, "False Settled"),
+    "a failed candidate has no weight and stays": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}},
+        2, {1: 100, 2: 0}, {1, 2}, "False VersionFailed"),
+    "a newer version replaces a failed candidate": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}}, 3, {1: 100, 3: 0}, {1, 3}, "True Deploying"),
+    "a newer version replaces a candidate that loads": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 3, {1: 100, 3: 0}, {1, 3}, "True Deploying"),
+    "a replaced candidate stays until every router is known idle": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 1},
+        3, {1: 100, 2: 0, 3: 0}, {1, 2, 3}, "True Deploying"),
+    "an alias moved back drops the candidate": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 1, {1: 100}, {1}, "False Settled"),
+    "an alias moved back after the shift returns the weight at once": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "busy": {1: 1}},
+        1, {1: 100, 2: 0}, {1, 2}, "True Shifting"),
+    "an unhealthy stable version keeps the weight": (
+        {"versions": {1: ("UNHEALTHY", 100)}}, 1, {1: 100}, {1}, "True Deploying"),
+    "an unhealthy stable version keeps the weight while the candidate loads": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("DEPLOYING", 0)}}, 2, {1: 100, 2: 0}, {1, 2}, "True Deploying"),
+    "a candidate takes over from an unhealthy stable version": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("RUNNING", 0)}}, 2, {1: 0, 2: 100}, {1, 2}, "True Shifting"),
+    "a candidate takes over from a stable version that never started": (
+        {"versions": {1: ("DEPLOY_FAILED", 100), 2: ("RUNNING", 0)}}, 2, {1: 0, 2: 100}, {1, 2}, "True Shifting"),
+    "weight does not return to a version on its way out": (
+        {"versions": {1: ("RUNNING", 0), 2: ("UNHEALTHY", 100)}, "busy": {1: 1}},
+        2, {1: 0, 2: 100}, {1, 2}, "True Deploying"),
+    "a stable version that Serve is deleting is given again": (
+        {"versions": {1: ("DELETING", 100)}}, 1, {1: 100}, {1}, "True Deploying"),
+    "with the table lost, what runs keeps serving": (
+        {"versions": {1: ("RUNNING", None)}}, 2, {1: 100, 2: 0}, {1, 2}, "True Deploying"),
+    "with the table lost, the wanted version is first choice": (
+        {"versions": {1: ("RUNNING", None), 2: ("RUNNING", None)}, "busy": {1: 1}},
+        2, {2: 100}, {1, 2}, "True Draining"),
+    "registry down: nothing deployed, nothing to keep": (
+        {"versions": {}}, DOWN, {}, set(), "False RegistryUnreachable"),
+    "registry down: the stable version stays": (
+        {"versions": {1: ("RUNNING", 100)}}, DOWN, {1: 100}, {1}, "False RegistryUnreachable"),
+    "registry down half-way: nothing moves": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}}, DOWN, {1: 100, 2: 0}, {1, 2},
+        "False RegistryUnreachable"),
+    "registry down while draining: nothing is dropped": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}}, DOWN, {1: 0, 2: 100}, {1, 2},
+        "False RegistryUnreachable"),
+    "registry down and the table lost: what runs keeps serving": (
+        {"versions": {1: ("RUNNING", None)}}, DOWN, {1: 100}, {1}, "False RegistryUnreachable"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROLLOUTS)
+def test_rollout(case: str) -> None:
+    scene, wanted, expected_weights, expected_apps, progress = ROLLOUTS[case]
+    resolution = identity(wanted) if isinstance(wanted, int) else wanted
+
+    planned = plan_one(observe(**scene), resolution)
+
+    assert weights(planned) == expected_weights
+    assert deployed(planned) == expected_apps
+    status, reason, _ = condition(planned, ConditionType.PROGRESSING)
+    assert f"{status} {reason}" == progress
+    assert (planned.requeue_after is not None) == (status == "True" or planned.changed or "Failed" in reason)
+
+
+def test_a_moved_weight_is_an_edit_of_the_routers_table_and_of_nothing_else() -> None:
+    observed = observe({1: ("RUNNING", 100), 2: ("RUNNING", 0)})
+    before = {name: app.entry for name, app in observed.apps.items()}
+    after = applications(plan_one(observed, identity(2)))
+
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == ["router"]
+    (old,), (new,) = before["router"]["deployments"], after["router"]["deployments"]
+    assert [key for key in old if old[key] != new[key]] == ["user_config"]
+    assert before.keys() == after.keys()
+
+
+@pytest.mark.parametrize("unknown", [{"routers": 0}, {"routers": 1}, {"stale": 1}, {"busy": {1: 1}}])
+def test_a_deleted_model_loses_its_row_first_and_its_apps_when_no_router_holds_them(unknown: dict[str, Any]) -> None:
+    def plan_without(observed: ObservedFleet) -> FleetPlan:
+        return plan(fleet=None, models=[], resolutions={}, observed=observed, serve_options=OPTIONS, now=NOW)
+
+    first = plan_without(observe({1: ("RUNNING", 100)}))
+    assert weights(first) == {}
+    assert deployed(first) == {1}
+    assert condition(first, ConditionType.PROGRESSING)[:2] == ("True", "Removing")
+
+    waiting = plan_without(observe({1: ("RUNNING", None)}, **unknown))
+    assert deployed(waiting) == {1}
+    assert waiting.requeue_after is not None
+
+    done = plan_without(observe({1: ("RUNNING", None)}))
+    assert deployed(done) == set()
+
+
+IN_PLACE: dict[str, dict[str, Any]] = {
+    "replicas": {"replicas": 3},
+    "batch size": {"batching": {"maxBatchSize": 64}},
+    "batch wait": {"batching": {"maxWait": "20ms"}},
+    "timeout": {"limits": {"requestTimeout": "5s"}},
+    "queue": {"limits": {"maxQueuedRequests": 7}},
+    "body size": {"limits": {"maxRequestBytes": "1Mi"}},
+    "transform": {"transform": {"input": {"image": {"resize": [32, 48], "mode": "L"}}}},
+    "labels": {"transform": {"output": {"classification": {"labels": ["cat", "dog"]}}}},
+    "poll interval": {"model": {"uri": "models:/digits@live", "registry": {"pollInterval": "5s"}}},
+    "another name for the same version": {"model": {"uri": "models:/digits/1"}},
+}
+
+
+@pytest.mark.parametrize("edit", IN_PLACE)
+def test_an_edit_that_needs_no_restart_keeps_the_app(edit: str) -> None:
+    before = applications(plan_one(observe({}), identity(1)))
+    after = applications(plan_one(observe({1: ("RUNNING", 100)}), identity(1), of=model(**IN_PLACE[edit])))
+
+    assert before.keys() == after.keys()
+    # What Serve's code version and its replicas' version are made of (deploy_utils.get_app_code_version).
+    for name in before:
+        for key in ("import_path", "args"):
+            assert before[name][key] == after[name][key]
+        assert [one["ray_actor_options"] for one in before[name]["deployments"]] == [
+            one["ray_actor_options"] for one in after[name]["deployments"]
+        ]
+
+
+RESTARTS: dict[str, dict[str, Any]] = {
+    "cpu": {"resources": {"cpu": "2"}},
+    "memory": {"resources": {"memory": "1Gi"}},
+    "gpu": {"resources": {"gpu": "0.5"}},
+    "gpu memory": {"resources": {"gpu": "1", "gpuMemory": "6Gi"}},
+    "code execution": {"model": {"uri": "models:/digits@live", "allowCodeExecution": True}},
+    "tracking server": {"model": {"uri": "models:/digits@live", "registry": {"trackingUri": "http://other:5000"}}},
+}
+
+
+@pytest.mark.parametrize("edit", RESTARTS)
+def test_an_edit_that_needs_a_restart_rolls_out_like_a_new_version(edit: str) -> None:
+    edited = model(replicas=2, **RESTARTS[edit])
+    planned = plan_one(observe({1: ("RUNNING", 100)}), identity(1), of=edited)
+
+    old, new = app_name(1), app_name(1, edited)
+    apps = applications(planned)
+    assert {version.app: version.weight for version in planned.models[0].versions} == {old: 100, new: 0}
+    # The version that still has the requests follows every edit that does not restart it, and no other.
+    assert apps[old]["deployments"][0]["num_replicas"] == 2
+    before = applications(plan_one(observe({}), identity(1)))[old]
+    assert apps[old]["args"] == before["args"]
+    assert apps[old]["deployments"][0]["ray_actor_options"] == before["deployments"][0]["ray_actor_options"]
+
+
+def test_a_tracking_server_that_is_not_read_from_restarts_nothing() -> None:
+    stored = identity(1).model_copy(update={"artifact_uri": "s3://models/digits/1"})
+    moved = model(model={"uri": "models:/digits@live", "registry": {"trackingUri": "http://other:5000"}})
+    assert (
+        applications(plan_one(observe({}), stored)).keys()
+        == applications(plan_one(observe({}), stored, of=moved)).keys()
+    )
+
+
+@pytest.mark.parametrize("reason", [RegistryUnreachable.reason, NotAllowed.reason])
+def test_registry_down_what_has_the_requests_follows_every_edit_that_needs_no_restart(reason: str) -> None:
+    observed = observe({1: ("RUNNING", 100), 2: ("DEPLOYING", 0)})
+    edited = model(
+        replicas=9,
+        batching={"maxBatchSize": 8},
+        limits={"requestTimeout": "1s", "maxQueuedRequests": 7},
+        transform={"output": {"classification": {"labels": ["cat", "dog"]}}},
+        resources={"cpu": "4"},
+    )
+
+    planned = plan_one(observed, ResolutionProblem(reason, "silence"), of=edited)
+
+    assert planned.changed
+    held, candidate = app_name(1), app_name(2)
+    apps, before = applications(planned), observed.apps
+    assert apps[candidate] == before[candidate].entry
+    assert apps[held] == serve_config.refreshed(before[held].entry, edited.spec)
+    (deployment,) = apps[held]["deployments"]
+    assert (deployment["num_replicas"], deployment["ray_actor_options"]) == (9, {"num_cpus": 1.0})
+    assert deployment["user_config"]["batching"]["max_batch_size"] == 8
+    assert apps[held]["args"] == before[held].entry["args"]
+    route = table_of(planned.config).models["digits"]
+    assert {row.app: (row.weight, row.max_batch_size) for row in route.versions} == {held: (100, 8), candidate: (0, 32)}
+    assert (route.limits.request_timeout_s, route.limits.max_queued_requests) == (1.0, 7)
+    assert route.transform.classification is not None
+    assert route.transform.classification.labels == ["cat", "dog"]
+
+
+def test_an_edit_that_may_be_meant_for_another_version_waits_for_it() -> None:
+    missing = ResolutionProblem("VersionNotFound", "digits has no version 7")
+    edited = model(replicas=9, limits={"requestTimeout": "1s"}, model={"uri": "models:/digits/7"})
+    assert not plan_one(observe({1: ("RUNNING", 100)}), missing, of=edited).changed
+
+
+def test_registry_down_the_version_with_the_requests_keeps_them() -> None:
+    observed = observe({1: ("RUNNING", 100), 2: ("DEPLOYING", 0)})
+    planned = plan_one(observed, DOWN)
+
+    assert not planned.changed
+    assert condition(planned, ConditionType.READY)[0] == "True"
+    assert condition(planned, ConditionType.DEGRADED) == (
+        "True",
+        "RegistryUnreachable",
+        "http://mlflow.ml:5000 does not answer; version 1 keeps the requests",
+    )
+
+
+def test_a_version_that_failed_is_tried_again_after_a_while() -> None:
+    observed = observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)})
+
+    soon = plan_one(observed, identity(2), now=NOW + RETRY_FAILED_AFTER - timedelta(seconds=30))
+    assert deployed(soon) == {1, 2}
+    assert soon.requeue_after == 30
+
+    due = plan_one(observed, identity(2), now=NOW + RETRY_FAILED_AFTER)
+    assert deployed(due) == {1}
+    assert weights(due) == {1: 100, 2: 0}
+    assert condition(due, ConditionType.PROGRESSING)[:2] == ("True", "Retrying")
+
+    afresh = plan_one(observe({1: ("RUNNING", 100), 2: ("DELETING", 0)}), identity(2), now=NOW + RETRY_FAILED_AFTER)
+    assert deployed(afresh) == {1, 2}
+    assert weights(afresh) == {1: 100, 2: 0}
+
+
+@pytest.mark.parametrize("scene", [{"routers": 0}, {"ready": {1: 1}}])
+def test_a_version_that_serve_calls_failed_is_left_alone_while_it_may_still_answer(scene: dict[str, Any]) -> None:
+    planned = plan_one(observe({1: ("DEPLOY_FAILED", 100)}, **scene), identity(1), now=NOW + RETRY_FAILED_AFTER)
+    assert deployed(planned) == {1}
+    assert planned.requeue_after == 1
+
+
+CONDITIONS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[ConditionType, str], bool]] = {
+    "serving": ({"versions": {1: ("RUNNING", 100)}}, 1, {ConditionType.READY: "True Serving"}, True),
+    "an update under way does not make it unready": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 2, {ConditionType.READY: "True Serving"}, True),
+    "replicas being added do not make it unready": (
+        {"versions": {1: ("DEPLOYING", 100)}, "ready": {1: 2}}, 1, {ConditionType.READY: "True Serving"}, True),
+    "one router being replaced does not make it unready": (
+        {"versions": {1: ("RUNNING", 100)}, "ready": {1: 1}}, 1, {ConditionType.READY: "True Serving"}, True),
+    "loading": ({"versions": {1: ("DEPLOYING", 100)}}, 1, {ConditionType.READY: "False NotServing"}, False),
+    "not deployed yet": ({"versions": {}}, 1, {ConditionType.READY: "False NotDeployed"}, False),
+    "unknown": (
+        {"versions": {1: ("RUNNING", 100)}, "routers": 0}, 1, {ConditionType.READY: "Unknown RoutersUnknown"}, False),
+    "never resolved": (
+        {"versions": {}}, DOWN,
+        {ConditionType.READY: "False NotDeployed", ConditionType.DEGRADED: "True RegistryUnreachable"}, False),
+    "failed candidate": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}}, 2,
+        {ConditionType.READY: "True Serving", ConditionType.DEGRADED: "True VersionFailed"}, True),
+    "failed first version": (
+        {"versions": {1: ("DEPLOY_FAILED", 100)}}, 1,
+        {ConditionType.READY: "False NotServing", ConditionType.DEGRADED: "True VersionFailed"}, False),
+    "unhealthy stable version": (
+        {"versions": {1: ("UNHEALTHY", 100)}}, 1, {ConditionType.DEGRADED: "True StableUnhealthy"}, False),
+    "unhealthy stable version outweighs a failed candidate": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("DEPLOY_FAILED", 0)}}, 2,
+        {ConditionType.DEGRADED: "True StableUnhealthy"}, False),
+    "nothing wrong": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 2,
+        {ConditionType.DEGRADED: "False AsExpected"}, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONDITIONS)
+def test_conditions(case: str) -> None:
+    scene, wanted, expected, serving = CONDITIONS[case]
+    planned = plan_one(observe(**scene), identity(wanted) if isinstance(wanted, int) else wanted)
+    (found,) = planned.models
+    assert [str(one.type) for one in found.conditions] == ["Ready", "Progressing", "Degraded"]
+    assert {one.type: f"{one.status} {one.reason}" for one in found.conditions if one.type in expected} == expected
+    assert found.serving == serving
+
+
+def test_a_failure_says_what_the_model_said() -> None:
+    message = (
+        "Failed to update the deployments ['model'].\n"
+        "The deployment failed to start 3 times in a row. Error:\n"
+        "\x1b[36mray::ServeReplica:digits:model.initialize_and_get_metadata()\x1b[39m (pid=1)\n"
+        '  File "/ray/replica.py", line 1, in initialize\n    await self.init()\n'
+        "RuntimeError: Traceback (most recent call last):\n"
+        '  File "/model/app.py", line 7, in __init__\n    load()\n    ^^^^^^\n'
+        "ValueError: this pickle needs allowCodeExecution: true\nand a person who trusts it\n"
+    )
+    planned = plan_one(observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}, message=message), identity(2))
+    assert condition(planned, ConditionType.DEGRADED)[2] == (
+        "version 2 failed to start: ValueError: this pickle needs allowCodeExecution: true\nand a person who trusts it"
+    )
+
+
+def test_versions_say_what_becomes_of_them() -> None:
+    planned = plan_one(observe({1: ("RUNNING", 0), 2: ("RUNNING", 100)}, busy={1: 1}), identity(3))
+    assert [(one.version, one.weight, one.state) for one in planned.models[0].versions] == [
+        ("2", 100, "RUNNING"),
+        *sorted([("1", 0, "Draining"), ("3", 0, "Waiting")], key=lambda one: app_name(int(one[0]))),
+    ]
+
+
+def test_applications_of_others_are_left_as_they_are() -> None:
+    others = {
+        "theirs": ObservedApp(name="theirs", status="RUNNING", entry={"name": "theirs", "import_path": "a.b:c"}),
+        "from-python": ObservedApp(name="from-python", status="RUNNING"),
+        "going": ObservedApp(name="going", status="DELETING", entry={"name": "going", "import_path": "a.b:c"}),
+    }
+    planned = plan_one(ObservedFleet(apps=others), identity(1))
+    assert applications(planned)["theirs"] == {"name": "theirs", "import_path": "a.b:c"}
+    assert applications(planned).keys() == {"theirs", "router", app_name(1)}
+
+
+def test_two_models_with_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="digits"):
+        plan(
+            fleet=None,
+            models=[model(), model()],
+            resolutions={},
+            observed=ObservedFleet(),
+            serve_options=OPTIONS,
+            now=NOW,
+        )
+
+
+def test_a_model_nobody_resolved_is_kept_as_it_is() -> None:
+    observed = observe({1: ("RUNNING", 100)})
+    planned = plan(fleet=None, models=[model()], resolutions={}, observed=observed, serve_options=OPTIONS, now=NOW)
+    assert not planned.changed
+    assert condition(planned, ConditionType.PROGRESSING)[:2] == ("True", "Resolving")
+    assert condition(planned, ConditionType.DEGRADED)[0] == "False"

@@ -1,0 +1,250 @@
+"""A random walk of edits, moved aliases, failures, restarts and outages, planned and applied at every turn.
+
+After every plan: no weight on a version that routers can not reach when there is a better one, nothing dropped that a
+router still sends to. When the walk ends, everything comes to what is wanted.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.plan.fleet import FleetPlan, plan
+from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
+from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
+from rayfleet_serving.config import ROUTER_APP
+
+from .scenes import NOW, OPTIONS, app_name, fleet, identity, model, table_of
+from .world import Router, World
+
+NAMES = ("digits", "faces")
+OUTAGE = ResolutionProblem("RegistryUnreachable", "silence")
+
+SPECS: tuple[dict[str, Any], ...] = (
+    {},
+    {"replicas": 2},
+    {"batching": {"maxBatchSize": 8}},
+    {"resources": {"cpu": "2"}},
+    {"resources": {"cpu": "2"}, "replicas": 3, "limits": {"requestTimeout": "2s"}},
+)
+
+
+class Walk(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.now = NOW
+        self.routers = 2
+        self.models: dict[str, ModelDeployment] = {}
+        self.alias: dict[str, int] = {}
+        self.registry_up = True
+        self.away = False
+
+    @initialize()
+    def start(self) -> None:
+        self.edit("digits", SPECS[0])
+        self.move_alias("digits", 1)
+        self.come_to_rest()
+
+    # What people and registries do
+
+    @rule(name=st.sampled_from(NAMES), spec=st.sampled_from(SPECS))
+    def edit(self, name: str, spec: dict[str, Any]) -> None:
+        self.models[name] = model(name, **spec)
+        self.alias.setdefault(name, 1)
+
+    @rule(name=st.sampled_from(NAMES), version=st.integers(1, 4))
+    def move_alias(self, name: str, version: int) -> None:
+        self.alias[name] = version
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete(self, name: str) -> None:
+        self.models.pop(name, None)
+
+    @rule(count=st.integers(2, 3))
+    def scale_routers(self, count: int) -> None:
+        self.routers = count
+
+    @rule()
+    def registry_goes_or_comes(self) -> None:
+        self.registry_up = not self.registry_up
+
+    # What the machines do
+
+    @rule(version=st.integers(1, 4))
+    def version_breaks_or_is_mended(self, version: int) -> None:
+        self.world.broken ^= {identity(version).model_id}
+
+    @rule()
+    def apps_advance(self) -> None:
+        for name in sorted(self.world.apps):
+            self.world.advance_app(name)
+
+    @rule()
+    def all_advance(self) -> None:
+        self.apps_advance()
+        for router in self.world.routers:
+            self.world.advance_router(router)
+            self.world.advance_router(router)
+
+    @rule(data=st.data())
+    def app_turns_unhealthy(self, data: st.DataObject) -> None:
+        running = sorted(n for n, a in self.world.apps.items() if a.status == "RUNNING" and n != ROUTER_APP)
+        if running:
+            name = data.draw(st.sampled_from(running))
+            self.world.apps[name].status = "UNHEALTHY"
+            for router in self.world.routers:
+                router.knows.discard(name)
+
+    @rule()
+    def serve_is_wiped(self) -> None:
+        """Ray itself was restarted: nothing is deployed any more."""
+        self.world.apps.clear()
+        self.world.routers.clear()
+
+    @precondition(lambda self: self.world.routers)
+    @rule(data=st.data(), what=st.sampled_from(["table", "send", "answer", "restart", "lose"]))
+    def router_does(self, data: st.DataObject, what: str) -> None:
+        router: Router = data.draw(st.sampled_from(self.world.routers))
+        match what:
+            case "table":
+                self.world.advance_router(router)
+            case "send":
+                self.world.send(router)
+            case "answer":
+                router.ongoing.clear()
+            case "restart":
+                self.world.restart_router(router)
+            case "lose":
+                self.world.lose_router(router)
+
+    @rule()
+    def reports_are_lost_or_found(self) -> None:
+        self.world.silent = not self.world.silent
+
+    @rule(passed=st.sampled_from([timedelta(seconds=1), RETRY_FAILED_AFTER]))
+    def time_passes(self, passed: timedelta) -> None:
+        self.now += passed
+
+    # What the control path does
+
+    @rule()
+    def control_path_stops_or_starts(self) -> None:
+        self.away = not self.away
+
+    @invariant()
+    def after_every_step(self) -> None:
+        if not self.away:
+            self.reconcile()
+
+    def reconcile(self) -> None:
+        observed = self.world.observe()
+        planned = self.plan(observed)
+        self.check(observed, planned)
+        if planned.changed:
+            self.world.put(planned.config, self.now)
+
+    def plan(self, observed: ObservedFleet) -> FleetPlan:
+        resolutions: dict[str, Resolution] = {
+            name: identity(self.alias[name], name) if self.registry_up else OUTAGE for name in self.models
+        }
+        return plan(
+            fleet=fleet(replicas=self.routers),
+            models=list(self.models.values()),
+            resolutions=resolutions,
+            observed=observed,
+            serve_options=OPTIONS,
+            now=self.now,
+        )
+
+    def check(self, observed: ObservedFleet, planned: FleetPlan) -> None:
+        new = table_of(planned.config).models
+        kept = {entry["name"] for entry in planned.config["applications"]}
+        running = {name for name, app in self.world.apps.items() if app.status == "RUNNING"}
+        everywhere = {
+            name
+            for name in running
+            if len(self.world.routers) >= observed.router_target and all(name in r.knows for r in self.world.routers)
+        }
+        old = observed.table.models if observed.table else {}
+
+        for name, route in new.items():
+            assert sum(row.weight for row in route.versions) == 100
+            before = {row.app for row in old[name].versions if row.weight} if name in old else set()
+            after = {row.app for row in route.versions if row.weight}
+            alive = before & {app for app, found in self.world.apps.items() if found.status != "DELETING"}
+            # Weight leaves a living version only for one that every router can reach.
+            assert after == before or not alive or after <= everywhere, (name, before, after)
+            # Nor does it wait: a wanted version that every router can reach has it.
+            if self.registry_up and not self.world.silent and name in self.models:
+                wanted = self.wanted(name)
+                in_table = name in old and any(row.app == wanted for row in old[name].versions)
+                assert after == {wanted} or wanted not in everywhere or not in_table
+
+        for name in observed.apps.keys() - kept:
+            for router in self.world.routers:
+                sends = router.rows().get(name, 0) > 0 or router.ongoing[name] > 0
+                assert not sends or name not in router.knows, f"{router.name} still sends to {name}"
+
+    def wanted(self, name: str) -> str:
+        return app_name(self.alias[name], self.models[name])
+
+    def come_to_rest(self) -> None:
+        """Everything works from now on, long enough for all to be done."""
+        self.registry_up, self.world.silent = True, False
+        for _ in range(14):
+            self.reconcile()
+            for name in sorted(self.world.apps):
+                self.world.advance_app(name)
+            for router in self.world.routers:
+                router.ongoing.clear()
+                self.world.advance_router(router)
+                self.world.advance_router(router)
+
+    def teardown(self) -> None:
+        # Versions that are broken, or failed while they were, must change nothing but their own candidacy.
+        self.come_to_rest()
+        broken = {identity(number).model_id for number in range(1, 5)} & self.world.broken
+        observed = self.world.observe()
+        assert observed.table is not None
+        assert observed.table.models.keys() == self.models.keys()
+        for name in self.models:
+            app = self.world.apps.get(self.wanted(name))
+            failed = app is not None and app.status == "DEPLOY_FAILED"
+            if identity(self.alias[name]).model_id not in broken and not failed:
+                assert {row.app: row.weight for row in observed.table.models[name].versions} == {self.wanted(name): 100}
+
+        # And once they are mended, and tried again, there is nothing but what is wanted.
+        self.world.broken.clear()
+        self.now += RETRY_FAILED_AFTER
+        self.come_to_rest()
+        assert self.world.apps.keys() == {ROUTER_APP, *map(self.wanted, self.models)}
+        last = self.plan(self.world.observe())
+        assert not last.changed
+        assert last.requeue_after is None
+        for found in last.models:
+            assert [one.status for one in found.conditions] == ["True", "False", "False"], found
+
+
+def test_walk() -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Walk,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=60,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        ),
+    )

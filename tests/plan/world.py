@@ -1,0 +1,138 @@
+"""A stand-in for Serve and its routers, in memory: what a config becomes, step by step.
+
+It does what the planner relies on and what it must survive: applications start one step at a time and may fail, the
+routers take a new table one by one, a router may be restarted and then knows nothing, requests are sent by the table
+that a router holds and end some time later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
+from rayfleet_operator.ray import observe
+from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficTable
+
+from .scenes import table_of
+
+
+@dataclass
+class App:
+    entry: dict[str, Any]
+    status: str
+    deployed_at: datetime
+
+
+@dataclass
+class Router:
+    name: str
+    table: TrafficTable = field(default_factory=TrafficTable)
+    seen: bool = False
+    """Whether it holds any table yet."""
+    knows: set[str] = field(default_factory=set)
+    """Applications whose replicas and metadata it has seen."""
+    ongoing: Counter[str] = field(default_factory=Counter)
+
+    def rows(self) -> dict[str, int]:
+        """Weight by application in the table it holds."""
+        return {row.app: row.weight for route in self.table.models.values() for row in route.versions}
+
+
+class World:
+    def __init__(self) -> None:
+        self.apps: dict[str, App] = {}
+        self.routers: list[Router] = []
+        self.broken: set[str] = set()
+        """Model ids that never start."""
+        self.silent = False
+        """No router's report can be read."""
+        self._names = 0
+
+    def put(self, config: dict[str, Any], now: datetime) -> None:
+        wanted = {entry["name"]: entry for entry in config["applications"]}
+        for name, app in self.apps.items():
+            if name not in wanted:
+                app.status = "DELETING"
+        for name, entry in wanted.items():
+            known = self.apps.get(name)
+            if known is None or known.status == "DELETING":
+                self.apps[name] = App(entry, "DEPLOYING", now)
+            else:
+                known.entry, known.deployed_at = entry, now
+        for router in self.routers:
+            # Routers watch the application, not the planner: what is gone is unknown to them at once.
+            router.knows &= {name for name, app in self.apps.items() if app.status != "DELETING"}
+
+    def advance_app(self, name: str) -> None:
+        """One application takes its next step."""
+        app = self.apps[name]
+        if app.status == "DELETING":
+            del self.apps[name]
+            if name == ROUTER_APP:
+                self.routers.clear()
+        elif name == ROUTER_APP:
+            app.status = "RUNNING"
+            self._start_routers()
+        elif app.status in ("DEPLOYING", "UNHEALTHY"):
+            broken = app.entry["args"]["identity"]["model_id"] in self.broken
+            app.status = "DEPLOY_FAILED" if broken else "RUNNING"
+
+    def _start_routers(self) -> None:
+        target = self.apps[ROUTER_APP].entry["deployments"][0]["num_replicas"]
+        while len(self.routers) < target:
+            self._names += 1
+            self.routers.append(Router(f"r{self._names}"))
+        del self.routers[target:]
+
+    def advance_router(self, router: Router) -> None:
+        """One router takes the table last given, if it has not yet; else it looks for replicas."""
+        given = table_of({"applications": [self.apps[ROUTER_APP].entry]})
+        if not router.seen or router.table != given:
+            router.table, router.seen = given, True
+            return
+        running = {name for name, app in self.apps.items() if app.status == "RUNNING"}
+        router.knows |= router.rows().keys() & running
+
+    def restart_router(self, router: Router) -> None:
+        """Its requests are lost with it."""
+        self._names += 1
+        self.routers[self.routers.index(router)] = Router(f"r{self._names}")
+
+    def lose_router(self, router: Router) -> None:
+        """It is gone, and nothing has replaced it yet."""
+        self.routers.remove(router)
+
+    def send(self, router: Router) -> None:
+        """One request for each model that the router can serve."""
+        for app, weight in router.rows().items():
+            if weight and app in router.knows:
+                router.ongoing[app] += 1
+
+    def observe(self) -> ObservedFleet:
+        apps = {
+            name: ObservedApp(
+                name=name,
+                status=app.status,
+                entry={} if app.status == "DELETING" else app.entry,
+                deployed_at=app.deployed_at,
+            )
+            for name, app in self.apps.items()
+        }
+        routers = [
+            RouterState(
+                replica=router.name,
+                table=router.table.digest() if router.seen else "",
+                versions={
+                    app: RouterVersionState(
+                        ready=app in router.knows and app in router.rows(), ongoing=router.ongoing[app], queued=0
+                    )
+                    # A version that left the table is reported until its last request is answered.
+                    for app in router.rows().keys() | +router.ongoing
+                },
+            )
+            for router in self.routers
+        ]
+        return observe.fleet(apps, () if self.silent else routers)

@@ -1,0 +1,218 @@
+"""What callers see while the world moves: an alias, a dead replica, a registry that is down.
+
+`RAYFLEET_LOAD_S` sets how long the load of the alias test lasts (seconds); `-s` shows the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlflow
+import mlflow.pyfunc
+import mlflow.sklearn
+import numpy as np
+import pytest
+import yaml
+from closed_loop import closed_loop, until
+from mlflow.models import infer_signature
+from mlflow_server import MlflowServer, mlflow_server
+from rayfleet_up import RayfleetUp
+from sklearn.linear_model import LinearRegression
+
+LOAD_S = float(os.environ.get("RAYFLEET_LOAD_S", "8"))
+ROWS = np.arange(8.0).reshape(4, 2)
+BODY = {"instances": [[1.0, 2.0]]}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def versions(registry: MlflowServer) -> mlflow.MlflowClient:
+    """Versions 1 and 2 of the model "line"; `champion` is on 1."""
+    mlflow.set_tracking_uri(registry.uri)
+    for slope in (1.0, 2.0):
+        model = LinearRegression().fit(ROWS, slope * ROWS.sum(axis=1))
+        with mlflow.start_run():
+            mlflow.sklearn.log_model(
+                model, name="model", registered_model_name="line", signature=infer_signature(ROWS), pip_requirements=[]
+            )
+    client = mlflow.MlflowClient(registry.uri)
+    client.set_registered_model_alias("line", "champion", "1")
+    return client
+
+
+@pytest.fixture(scope="module")
+def up(
+    registry: MlflowServer, versions: mlflow.MlflowClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RayfleetUp]:
+    folder = tmp_path_factory.mktemp("disruption")
+    (folder / "models").mkdir()
+    (folder / "models" / "line.yaml").write_text(yaml.safe_dump(deployment(registry, "line@champion", replicas=2)))
+    with RayfleetUp([folder / "models"], folder=folder / "up") as up:
+        up.wait_ready("line")
+        yield up
+
+
+def deployment(registry: MlflowServer, version: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "rayfleet.io/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "line"},
+        "spec": {
+            "model": {
+                "uri": f"models:/{version}",
+                "registry": {"trackingUri": registry.uri, "pollInterval": "1s"},
+            },
+            **spec,
+        },
+    }
+
+
+def predict(up: RayfleetUp) -> httpx.Response:
+    return httpx.post(f"{up.url}/line/predict", json=BODY, trust_env=False)
+
+
+async def test_an_alias_moves_under_load_and_no_request_fails(up: RayfleetUp, versions: mlflow.MlflowClient) -> None:
+    begin = time.monotonic()
+    async with closed_loop(up.url, "/line/predict", BODY) as load:
+        await until("load", lambda: len(load.answers) > 100)
+        assert load.versions() == {"1"}
+        versions.set_registered_model_alias("line", "champion", "2")
+        moved = time.monotonic()
+        await until("version 2 answers", lambda: "2" in load.versions())
+        first = time.monotonic()
+        await asyncio.to_thread(up.wait_version, "line", "2")
+        switched = time.monotonic()
+        await until("the load is over", lambda: time.monotonic() > max(begin + LOAD_S, switched + 2))
+    print(
+        f"\nalias under load: {load.summary()}; first answer of 2 after {first - moved:.1f} s, alone after "
+        f"{switched - moved:.1f} s"
+    )
+    assert load.failed == []
+    assert load.versions(sent_after=switched) == {"2"}
+    assert predict(up).json()["predictions"] == [pytest.approx(6.0)]
+
+
+async def test_an_upload_that_spans_the_switch_is_answered(up: RayfleetUp, versions: mlflow.MlflowClient) -> None:
+    """Its version was chosen before the switch, so the version stays until the body is complete."""
+    shown = up.model("line")
+    assert shown is not None
+    other = "1" if shown.versions[0].version == "2" else "2"
+    moved = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"instances": '
+        await moved.wait()
+        yield b"[[1.0, 2.0]]}"
+
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+        headers = {"content-type": "application/json"}
+        upload = asyncio.ensure_future(client.post(f"{up.url}/line/predict", content=slowly(), headers=headers))
+        await until("the upload is under way", lambda: ongoing(up) == 1)
+        versions.set_registered_model_alias("line", "champion", other)
+        await until("the switch", lambda: predict(up).headers["x-rayfleet-model-version"] == other)
+        moved.set()
+        answer = await upload
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-rayfleet-model-version"] != other
+    await asyncio.to_thread(up.wait_version, "line", other)
+
+
+def ongoing(up: RayfleetUp) -> int:
+    routers = httpx.get(f"{up.url}/rayfleet/traffic", trust_env=False).json()["routers"]
+    return sum(version["ongoing"] for router in routers for version in router["versions"].values())
+
+
+async def test_one_of_two_replicas_is_killed_under_load_and_no_request_fails(up: RayfleetUp) -> None:
+    await until("only the live version's replicas", lambda: len(up.replicas("line")) == 2)
+    pids = up.replicas("line")
+    async with closed_loop(up.url, "/line/predict", BODY) as load:
+        await until("load", lambda: len(load.answers) > 100)
+        os.kill(pids[0], signal.SIGKILL)
+        killed = time.monotonic()
+        await until("a new replica", lambda: len(set(up.replicas("line")) - set(pids)) == 1)
+        await until("more load", lambda: time.monotonic() > killed + 5)
+    print(f"\none of two replicas killed: {load.summary()}")
+    assert load.failed == []
+
+
+async def test_the_registry_goes_down_and_comes_back(
+    up: RayfleetUp, registry: MlflowServer, versions: mlflow.MlflowClient
+) -> None:
+    shown = up.model("line")
+    assert shown is not None
+    before = shown.versions[0].version
+    async with closed_loop(up.url, "/line/predict", BODY, clients=4) as load:
+        await asyncio.to_thread(registry.stop)
+        await asyncio.to_thread(up.wait, "the table says so", lambda: "RegistryUnreachable" in str(up.model("line")))
+        seen = len(load.answers)
+        await until("answers without a registry", lambda: len(load.answers) > seen + 200)
+        # A replica that starts now loads from the cache.
+        await until("both replicas", lambda: len(up.replicas("line")) == 2)
+        (victim, *_) = up.replicas("line")
+        os.kill(victim, signal.SIGKILL)
+        await until("a new replica", lambda: len(up.replicas("line")) == 2 and victim not in up.replicas("line"))
+        await asyncio.to_thread(registry.start)
+        other = "1" if before == "2" else "2"
+        versions.set_registered_model_alias("line", "champion", other)
+        await asyncio.to_thread(up.wait_version, "line", other)
+    print(f"\nregistry down and back: {load.summary()}")
+    assert load.failed == []
+
+
+def test_a_registry_that_is_down_at_start_is_waited_for(
+    registry: MlflowServer, versions: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "line.yaml").write_text(yaml.safe_dump(deployment(registry, "line/2")))
+    registry.stop()
+    try:
+        with RayfleetUp([tmp_path / "line.yaml"], folder=tmp_path / "up") as up:
+            up.wait("the table says so", lambda: "RegistryUnreachable" in str(up.model("line")))
+            assert predict(up).status_code in (404, 503)
+            registry.start()
+            up.wait_ready("line")
+            assert predict(up).json()["predictions"] == [pytest.approx(6.0)]
+    finally:
+        registry.start()
+
+
+class Code(mlflow.pyfunc.PythonModel):
+    """A pickle, and this ModelDeployment does not allow code from artifacts."""
+
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
+        return model_input
+
+
+async def test_a_version_that_may_not_be_loaded_never_takes_traffic(
+    up: RayfleetUp, registry: MlflowServer, versions: mlflow.MlflowClient
+) -> None:
+    mlflow.set_tracking_uri(registry.uri)
+    with mlflow.start_run():
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=Code(),
+            registered_model_name="line",
+            signature=infer_signature(ROWS),
+            pip_requirements=[],
+        )
+    async with closed_loop(up.url, "/line/predict", BODY, clients=4) as load:
+        await until("load", lambda: len(load.answers) > 20)
+        versions.set_registered_model_alias("line", "champion", "3")
+        await asyncio.to_thread(up.wait, "the table says why", lambda: "allowCodeExecution" in str(up.model("line")))
+    assert load.failed == []
+    assert "3" not in load.versions()
+    shown = up.model("line")
+    assert shown is not None
+    assert {(each.version, each.weight) for each in shown.versions} >= {("3", 0)}
+    assert shown.condition("Ready").status == "True"
