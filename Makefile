@@ -1,0 +1,65 @@
+# Every target sets up what it needs; `make help` lists them. Only make, git and Python 3.11 or newer must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-browser lint format crds bench constraints venv clean
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo.installed ## Train, register, serve and replace a model of handwritten digits; about two minutes
+	cd examples && "$(abspath $(BIN))/python" -m digits
+
+test: $(VENV)/dev.installed ## Run every test but those that need a browser
+	$(BIN)/python -m pytest -m "not browser"
+
+test-browser: $(VENV)/dev.installed ## Try the docs page in a real Chromium; as root on Debian it is installed
+	.ci/chromium
+	$(BIN)/python -m pytest -m browser
+
+lint: $(VENV)/dev.installed ## Check style, types, import contracts and generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m rayfleet_operator.api.crd --check
+	$(BIN)/python -m rayfleet_operator.api.reference --check
+
+format: $(VENV)/dev.installed ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+crds: $(VENV)/dev.installed ## Rewrite crds/ and docs/api.md from the API types
+	$(BIN)/python -m rayfleet_operator.api.crd
+	$(BIN)/python -m rayfleet_operator.api.reference
+
+bench: $(VENV)/dev.installed ## Measure the batcher and the data path against Ray's own
+	$(BIN)/python -m bench.batcher
+	$(BIN)/python -m bench.datapath
+
+venv: $(VENV)/dev.installed ## Install everything for development into .venv
+
+constraints: $(BIN)/python ## Rewrite constraints.txt from what a new environment resolves to
+	rm -rf $(VENV)/new && $(BIN)/python -m venv $(VENV)/new
+	$(VENV)/new/bin/pip install -e ".[dev]"
+	.ci/constraints $(VENV)/new/bin/python > constraints.txt
+	rm -rf $(VENV)/new
+
+clean: ## Remove caches and build output, not .venv
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find operator serving tests bench examples -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "rayfleet needs Python 3.11 or newer with venv; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	    echo "On Debian or Ubuntu: apt install python3-venv. For another Python: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra; -e links the tree, so only a changed pin installs again.
+$(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing rayfleet[$*] into $(VENV): a few minutes the first time."
+	$(BIN)/python -m pip install --disable-pip-version-check --no-warn-conflicts -c constraints.txt -e ".[$*]"
+	@touch $@
