@@ -196,6 +196,22 @@ async def test_an_error_text_that_is_no_unicode_reaches_the_caller() -> None:
     assert reply.failures[0].message.encode() == b"The model raised on this input: ValueError: no file b?"
 
 
+class UnspeakableError(Exception):
+    """Fails when it is asked for its text."""
+
+    def __str__(self) -> str:
+        raise AttributeError("no text")
+
+
+async def test_an_error_without_a_text_fails_its_request_alone() -> None:
+    model = Doubler(lambda inputs: UnspeakableError() if (inputs["x"] == 7).any() else None)
+    batcher = batcher_of(model)
+    reply = await batcher.infer(call(1, 7, 2))
+    assert (reply.failures[1].code, values(reply)) == ("ModelError", [2, 4])
+    assert "UnspeakableError: its text cannot be had (AttributeError)" in reply.failures[1].message
+    assert values(await batcher.infer(call(3))) == [6]
+
+
 async def test_a_fixed_batch_is_filled_and_cut() -> None:
     model = Doubler()
     replies = await held(batcher_of(model, static_batch=4), model, call(1, 2, 3), call(4, 5, 6))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -34,12 +36,21 @@ PAIR_PATHS = ("/pair/predict", "/pair/invocations", "/invocations", "/v2/models/
 schema = schemathesis.openapi.from_asgi("/openapi.json", app())
 
 
-# Derandomized: the integer one above the largest double is outside the schema's bounds, but reads as that double and is
-# rightly taken; about one random run in many draws it.
+def rounds_to_the_largest(value: Any) -> bool:
+    """Whether an integer beyond the document's bound for doubles is in it that still reads as the largest double.
+
+    The bound is written with 17 digits, and every integer less than half a step above it is rightly taken.
+    """
+    if isinstance(value, dict | list):
+        return any(rounds_to_the_largest(part) for part in (value.values() if isinstance(value, dict) else value))
+    return type(value) is int and int(Decimal(repr(sys.float_info.max))) < abs(value) < 2**1024 - 2**970
+
+
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_valid_bodies_are_answered_and_invalid_ones_refused(case: schemathesis.Case) -> None:
-    case.call_and_validate()
+    if not rounds_to_the_largest(case.body):
+        case.call_and_validate()
 
 
 def test_every_example_is_a_valid_request() -> None:

@@ -34,5 +34,12 @@ class OutputError(ValueError):
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: its text`, fit for UTF-8: lone surrogates, as in undecodable file names, become question marks."""
-    return f"{type(error).__name__}: {error}".strip().encode("utf-8", errors="replace").decode("utf-8")
+    """`ValueError: its text`, fit for UTF-8: lone surrogates, as in undecodable file names, become question marks.
+
+    Never raises: a model's own exception may fail when it is asked for its text.
+    """
+    try:
+        text = str(error)
+    except Exception as unspeakable:
+        text = f"its text cannot be had ({type(unspeakable).__name__})"
+    return f"{type(error).__name__}: {text}".strip().encode("utf-8", errors="replace").decode("utf-8")

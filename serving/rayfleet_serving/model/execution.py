@@ -122,7 +122,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether a smaller batch could have succeeded: torch's or onnxruntime's allocation errors, or Python's own."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error)
+    text = describe(error)
     return "can't allocate memory" in text or "Failed to allocate memory" in text
 
 

@@ -117,7 +117,7 @@ def infer(signature: Signature) -> Schema:
         "outputs": {
             "type": ["array", "null"],
             "items": output,
-            "maxItems": 1,
+            "uniqueItems": True,
             "description": "Outputs wanted, each at most once; all where this is left out or empty.",
         },
     }
