@@ -30,7 +30,8 @@ REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-rayfleet-timeout-seconds"
 """A deadline for one request; it can shorten the model's `requestTimeout`, never lengthen it.
 
-Serve's own header, `x-request-timeout-seconds`, works too, but Serve then answers 408 without saying why."""
+Not Serve's own header, `x-request-timeout-seconds`: where Serve handles the request, it answers 408 to that itself,
+without saying why."""
 
 
 class Contract(BaseModel):

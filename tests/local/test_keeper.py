@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rayfleet_operator.local import cluster, keeper
+from rayfleet_operator.local.variables import SESSION
 
 # A child that left the session, a grandchild whose parent is gone, and both deaf to SIGTERM.
 TREE = """
@@ -52,7 +53,7 @@ def start(folder: Path, mark: str, code: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", keeper.__name__, str(folder), sys.executable, "-c", textwrap.dedent(code)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, cluster.SESSION: mark},
+        env={**os.environ, SESSION: mark},
         start_new_session=True,
     )
 
@@ -95,12 +96,14 @@ def test_sigterm_ends_everything(folder: Path, mark: str) -> None:
 
 
 def test_when_the_command_ends_the_rest_does_and_its_last_words_are_told(folder: Path, mark: str) -> None:
-    code = TREE.replace("time.sleep(600)\n", "print('out of memory')\n    sys.exit(3)\n")
+    words = "print('a line\\n' * 999 + 'out of memory')"
+    code = TREE.replace("time.sleep(600)\n", f"{words}\n    sys.exit(3)\n")
     process = start(folder, mark, code)
     assert process.stderr is not None
     error = process.stderr.read()
     assert process.wait(20) == 3
-    assert b"out of memory" in error
+    # Whole lines, however many came before.
+    assert set(error.split(b"\n")) == {b"a line", b"out of memory", b""}
     assert cluster.marked(mark) == set()
     assert not folder.exists()
 
@@ -108,7 +111,7 @@ def test_when_the_command_ends_the_rest_does_and_its_last_words_are_told(folder:
 def test_what_a_killed_keeper_left_is_ended_by_its_mark_alone(folder: Path, mark: str) -> None:
     process = start(folder, mark, TREE)
     other = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, cluster.SESSION: f"{mark}-other"}
+        [sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, SESSION: f"{mark}-other"}
     )
     try:
         started(mark)

@@ -48,6 +48,23 @@ class Picky(mlflow.pyfunc.PythonModel):
         return model_input * 2
 
 
+class Gate(mlflow.pyfunc.PythonModel):
+    """Writes down what it is given, and does not answer before the gate is open. Both are files in `folder`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
+        import time
+        from pathlib import Path
+
+        with (Path(self.folder) / "given").open("a") as given:
+            given.writelines(f"{value:g}\n" for value in model_input.ravel())
+        while not (Path(self.folder) / "open").exists():
+            time.sleep(0.01)
+        return model_input
+
+
 class Digits(mlflow.pyfunc.PythonModel):
     """The three models below have the signatures of tests/protocol/models.py."""
 
@@ -103,6 +120,8 @@ class Zoo:
     up: RayfleetUp
     cases: dict[str, Case]
     folders: dict[str, Path]
+    gate: Path
+    """Folder of the files of `Gate`."""
 
     @property
     def url(self) -> str:
@@ -124,7 +143,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     root = tmp_path_factory.mktemp("zoo")
     by_name = {case.build.__name__: case for case in CASES}
     cases = {name: by_name[builder] for name, builder in SERVED.items()}
-    folders = {name: root / name for name in [*cases, "picky"]}
+    folders = {name: root / name for name in [*cases, "picky", "gate"]}
     documents = []
     # The replicas cannot import these test files, so the models' classes travel with the models.
     for module in {Picky.__module__, *(case.build.__module__ for case in CASES)}:
@@ -144,6 +163,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
             limits={"maxQueuedRequests": 40, "requestTimeout": "10s", "maxRequestBytes": "64Ki"},
         )
     )
+    gate = root / "gate-files"
+    gate.mkdir()
+    (gate / "open").touch()
+    mlflow.pyfunc.save_model(
+        folders["gate"], python_model=Gate(str(gate)), signature=infer_signature(example, example), pip_requirements=[]
+    )
+    patient = {"requestTimeout": "120s"}
+    documents.append(deployment("gate", folders["gate"], model={"allowCodeExecution": True}, limits=patient))
     models = {"digits": Digits(), "pair": Pair(), "houses": Houses()}
     for name, signature in signatures().items():
         folders[name] = root / name
@@ -167,7 +194,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     (yaml_folder / "zoo.yaml").write_text(yaml.safe_dump_all(documents))
     with RayfleetUp([yaml_folder], folder=root / "up") as up:
         up.wait_ready(*folders, seconds=240)
-        yield Zoo(up, cases, folders)
+        yield Zoo(up, cases, folders, gate)
 
 
 @pytest.fixture(scope="session")

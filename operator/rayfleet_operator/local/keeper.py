@@ -71,11 +71,20 @@ def main() -> int:
     if child.pid in ended:
         # The folder is about to go, and the reason is in it. Nobody may be left to read it.
         with contextlib.suppress(OSError):
-            sys.stderr.buffer.write((folder / OUTPUT).read_bytes()[-LAST_WORDS:])
+            sys.stderr.buffer.write(last_words(folder))
             sys.stderr.flush()
     _end_all(hurry, ended)
     shutil.rmtree(folder, ignore_errors=True)
     return code
+
+
+def last_words(folder: Path) -> bytes:
+    """The last lines that COMMAND wrote, or the end of the last one where that alone is too long. Raises `OSError`."""
+    output = (folder / OUTPUT).read_bytes()
+    if len(output) <= LAST_WORDS:
+        return output
+    end = output[-LAST_WORDS:]
+    return end.partition(b"\n")[2] or end
 
 
 def _end_all(hurry: list[int], ended: dict[int, int]) -> None:

@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rayfleet_serving.config import ROUTER_APP, ROUTER_DEPLOYMENT, RouterArgs, RouterState, TrafficReport, TrafficTable
 from rayfleet_serving.metrics import RouterMetrics, merge
+from rayfleet_serving.router import shortcut
 from rayfleet_serving.router.http import Front
 from rayfleet_serving.router.traffic import Traffic
 from rayfleet_serving.router.version import deployment_handle
@@ -44,6 +45,7 @@ class Router:
         """Take a new traffic table. Never raises: a raising reconfigure takes the router down."""
         try:
             self._traffic.apply(TrafficTable.model_validate(user_config))
+            shortcut.open_to(self._front)
         except ValidationError as error:
             logger.error("The new traffic table is not valid; the old one stays in force. %s", error)
         except Exception:

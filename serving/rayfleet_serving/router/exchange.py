@@ -5,10 +5,11 @@ https://asgi.readthedocs.io/en/latest/specs/www.html
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rayfleet_serving.config import REQUEST_ID_HEADER, TIMEOUT_HEADER
 from rayfleet_serving.protocol import errors
@@ -19,8 +20,13 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
+T = TypeVar("T")
+
 JSON = b"application/json"
 MAX_REQUEST_ID = 128
+
+LOOK_AFTER_S = 0.02
+"""When to begin to look whether a client is still there. Computing for nobody for so long costs less than looking."""
 
 
 @dataclass(slots=True)
@@ -44,6 +50,9 @@ class Exchange:
     version: LiveVersion | None = None
     """Set once a version was chosen: its label goes into the answer's headers and into the metrics."""
     protocol: str = ""
+    direct: bool = False
+    """Serve has no part in it: the request id and a client that leaves are ours to see to."""
+    client_gone: bool = False
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive) -> Exchange:
@@ -73,6 +82,31 @@ class Exchange:
             raise _too_large(limit)
         return body
 
+    async def while_client_stays(self, answer: Awaitable[T]) -> T:
+        """Await `answer`. Where nobody else does, cancel the running task once its client has left.
+
+        To be called when the body is read. Most requests are answered before it begins to look.
+        """
+        if not self.direct:
+            return await answer
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        looking: list[asyncio.Task[None]] = []
+
+        async def look() -> None:
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            self.client_gone = True
+            if task is not None:
+                task.cancel()
+
+        timer = loop.call_later(LOOK_AFTER_S, lambda: looking.append(loop.create_task(look())))
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            for watch in looking:
+                watch.cancel()
+
     @property
     def content_type(self) -> str | None:
         """The Content-Type header."""
@@ -95,7 +129,7 @@ class Exchange:
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's id, or the one Serve gave the request. Serve itself puts it into the answer's headers."""
+    """The caller's id, or the one Serve gave the request, or a new one."""
     given = headers.get(REQUEST_ID_HEADER.encode())
     if given and len(given) <= MAX_REQUEST_ID and given.isascii() and given.decode("ascii").isprintable():
         return given.decode("ascii")

