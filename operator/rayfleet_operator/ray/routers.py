@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Self
 
 import httpx
 from pydantic import ValidationError
 
+from rayfleet_operator.ray.client import Client
 from rayfleet_serving.config import TRAFFIC_PATH, RouterState, TrafficReport
 
 TIMEOUT_S = 2.0
 """For the whole exchange. Routers answer in milliseconds; no answer only means that nothing is moved in this pass."""
 
 
-class RouterClient:
+class RouterClient(Client):
     """`endpoint` is where models are served, like http://127.0.0.1:8000."""
 
     def __init__(self, endpoint: str) -> None:
-        self._http = httpx.AsyncClient(base_url=endpoint, timeout=TIMEOUT_S, trust_env=False)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
+        super().__init__(endpoint, timeout_s=TIMEOUT_S)
 
     async def states(self) -> tuple[RouterState, ...]:
         """One state for each router that answered in time; () when none did."""

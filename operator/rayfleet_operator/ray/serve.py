@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from rayfleet_operator.plan.observed import ObservedApp
 from rayfleet_operator.ray import observe
+from rayfleet_operator.ray.client import Client
 
 APPLICATIONS_PATH = "/api/serve/applications/"
 
@@ -25,7 +25,7 @@ class ServeRejected(ServeError):  # noqa: N818 - the name says it
     """Serve understood and refused. Asking the same again will not help."""
 
 
-class ServeClient:
+class ServeClient(Client):
     """One Ray dashboard.
 
     `base_url` is the dashboard's, like http://127.0.0.1:8265. `token` is the cluster's auth token where it has one.
@@ -34,19 +34,7 @@ class ServeClient:
 
     def __init__(self, base_url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # The cluster is never behind the machine's web proxy.
-        self._http = httpx.AsyncClient(base_url=base_url, headers=headers, timeout=timeout_s, trust_env=False)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
+        super().__init__(base_url, timeout_s=timeout_s, headers=headers)
 
     async def applications(self) -> dict[str, ObservedApp]:
         """Every application by name, {} when Serve is not running. Raises ServeError."""

@@ -42,6 +42,9 @@ from rayfleet_serving.signature import ModelMetadata
 logger = logging.getLogger(__name__)
 
 RELEASE = installed_version("rayfleet")
+Endpoint = Callable[[Exchange], Awaitable[Response]]
+POST = ("POST",)
+READ = ("GET", "HEAD")
 CAUSES = {
     408: "deadline",
     413: "too_large",
@@ -115,51 +118,66 @@ class Front:
 
     async def _answer(self, exchange: Exchange) -> Response:
         """Find the endpoint for the path and call it. Raises `RequestError`: 404, 405 or what the endpoint raises."""
-        parts = exchange.scope["path"].split("/")[1:]
+        path: str = exchange.scope["path"]
         method: str = exchange.scope["method"]
-        allowed = _methods(parts)
-        if not allowed:
-            text = f"There is nothing at {exchange.scope['path'][:200]}. POST /<model>/predict, or see /docs."
+        found = self._route(path.split("/")[1:])
+        if found is None:
+            text = f"There is nothing at {path[:200]}. POST /<model>/predict, or see /docs."
             raise RequestError(404, "NotFound", text, field="path")
-        if method not in allowed:
-            text = f"{method} is not possible here; use {' or '.join(allowed)}."
-            raise RequestError(405, "MethodNotAllowed", text, allow=allowed)
+        methods, endpoint = found
+        if method not in methods:
+            text = f"{method} is not possible here; use {' or '.join(methods)}."
+            raise RequestError(405, "MethodNotAllowed", text, allow=methods)
+        return await endpoint(exchange)
+
+    def _route(self, parts: list[str]) -> tuple[tuple[str, ...], Endpoint] | None:
+        """The methods of a path and what answers it; None for a path that there is not."""
         models = self._traffic
         match parts:
             case ["v2", "models", name, "infer"]:
-                return await inference.infer(exchange, models.model(name), None)
+                return POST, lambda exchange: inference.infer(exchange, models.model(name), None)
             case ["v2", "models", name, "versions", label, "infer"]:
-                return await inference.infer(exchange, models.model(name), label)
+                return POST, lambda exchange: inference.infer(exchange, models.model(name), label)
             case [name, "predict"]:
-                return await inference.answer(exchange, models.model(name))
+                return POST, lambda exchange: inference.answer(exchange, models.model(name))
             case [name, "invocations"]:
-                return await inference.invoke(exchange, models.model(name))
+                return POST, lambda exchange: inference.invoke(exchange, models.model(name))
             case ["invocations"]:
-                return await inference.invoke(exchange, self._only_model())
+                return POST, lambda exchange: inference.invoke(exchange, self._only_model())
             case ["v2"]:
-                return Response(oip.server_metadata(RELEASE))
+                return READ, _now(lambda: Response(oip.server_metadata(RELEASE)))
             case ["v2", "health", "live"]:
-                return Response(b'{"live":true}')
+                return READ, _now(lambda: Response(b'{"live":true}'))
             case ["v2", "health", "ready"]:
-                return _ready(models.ready)
+                return READ, _now(lambda: _ready(models.ready))
             case ["v2", "models", name, "ready"]:
-                return _ready(models.model(name).ready)
+                return READ, _now(lambda: _ready(models.model(name).ready))
             case ["v2", "models", name, "versions", label, "ready"]:
-                return _ready(models.model(name).version(label).ready)
+                return READ, _now(lambda: _ready(models.model(name).version(label).ready))
             case ["v2", "models", name]:
-                return await self._metadata(exchange, models.model(name), None)
+                return READ, lambda exchange: self._metadata(exchange, models.model(name), None)
             case ["v2", "models", name, "versions", label]:
-                return await self._metadata(exchange, models.model(name), label)
+                return READ, lambda exchange: self._metadata(exchange, models.model(name), label)
             case ["openapi.json"]:
-                return Response(orjson.dumps(self._document()))
-            case ["docs", *asset]:
-                return _docs(asset)
+                return READ, _now(lambda: Response(orjson.dumps(self._document())))
+            case ["docs"] | ["docs", ""]:
+                return READ, _now(lambda: Response(docs.page(), content_type=b"text/html; charset=utf-8"))
+            case ["docs", asset]:
+                return READ, _now(lambda: _asset(asset))
             case ["metrics"]:
-                text = await self._exposition()
-                return Response(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+                return READ, self._metrics
             case ["rayfleet", "traffic"]:
-                return Response((await self._report()).model_dump_json().encode())
-        return Response(b"", 307, headers=[(b"location", b"/docs")])
+                return READ, self._traffic_report
+            case [""]:
+                return READ, _now(lambda: Response(b"", 307, headers=[(b"location", b"/docs")]))
+        return None
+
+    async def _metrics(self, exchange: Exchange) -> Response:
+        text = await self._exposition()
+        return Response(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def _traffic_report(self, exchange: Exchange) -> Response:
+        return Response((await self._report()).model_dump_json().encode())
 
     def _only_model(self) -> LiveModel:
         if len(self._traffic.models) == 1:
@@ -185,42 +203,19 @@ class Front:
         return openapi.document(models, transforms, RELEASE)
 
 
-READ = ("GET", "HEAD")
+def _now(answer: Callable[[], Response]) -> Endpoint:
+    """The endpoint of an answer that waits for nothing."""
+
+    async def endpoint(exchange: Exchange) -> Response:
+        return answer()
+
+    return endpoint
 
 
-def _methods(parts: list[str]) -> tuple[str, ...]:
-    """The methods of a path, none for a path that there is not."""
-    match parts:
-        case (
-            ["v2", "models", _, "infer"]
-            | ["v2", "models", _, "versions", _, "infer"]
-            | [_, "predict"]
-            | [_, "invocations"]
-            | ["invocations"]
-        ):
-            return ("POST",)
-        case (
-            [""]
-            | ["v2"]
-            | ["v2", "health", "live" | "ready"]
-            | ["v2", "models", _]
-            | ["v2", "models", _, "ready"]
-            | ["v2", "models", _, "versions", _]
-            | ["v2", "models", _, "versions", _, "ready"]
-            | ["openapi.json" | "docs" | "metrics"]
-            | ["docs", _]
-            | ["rayfleet", "traffic"]
-        ):
-            return READ
-    return ()
-
-
-def _docs(path: list[str]) -> Response:
-    if path in ([], [""]):
-        return Response(docs.page(), content_type=b"text/html; charset=utf-8")
-    asset = docs.asset(path[0])
+def _asset(name: str) -> Response:
+    asset = docs.asset(name)
     if asset is None:
-        raise RequestError(404, "NotFound", f"The docs page has no file {path[0][:100]!r}.", field="path")
+        raise RequestError(404, "NotFound", f"The docs page has no file {name[:100]!r}.", field="path")
     return Response(asset[0], content_type=asset[1].encode())
 
 
