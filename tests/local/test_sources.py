@@ -19,6 +19,12 @@ metadata: {{name: {name}}}
 spec: {{routers: {{replicas: {replicas}}}}}
 """
 MISSPELT = "apiVersion: rayfleet.io/v1alpha1\nkind: ModelDeployment\nmetadata: {name: a}\nspec: {modle: {}}\n"
+MODEL = """\
+apiVersion: rayfleet.io/v1alpha1
+kind: ModelDeployment
+metadata: {name: a, namespace: "%s"}
+spec: {model: {uri: /models/1}}
+"""
 
 
 class Followed:
@@ -175,3 +181,48 @@ async def test_a_fleet_too_many_changes_nothing(tmp_path: Path) -> None:
     assert (followed.wanted.fleet.metadata.name, list(followed.uris)) == ("one", ["a"])
     assert "choose one with --fleet" in followed.wanted.problems[0]
     await followed.close()
+
+
+async def change(sources: Sources) -> None:
+    async with asyncio.timeout(20):
+        await sources.changed.wait()
+    sources.changed.clear()
+
+
+async def test_no_namespace_ends_following(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(MODEL % "vision")
+    sources = Sources([str(tmp_path)], None)
+    following = asyncio.ensure_future(sources.follow())
+    try:
+        for wrong in ("a\\tb", "n" * 90):
+            file.write_text(MODEL % wrong)
+            await change(sources)
+            assert [model.metadata.namespace for model in sources.wanted.models] == ["vision"]
+            assert "metadata.namespace" in sources.wanted.problems[0]
+        file.write_text(MODEL % "text")
+        await change(sources)
+        assert [model.metadata.namespace for model in sources.wanted.models] == ["text"]
+        assert not following.done()
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
+async def test_a_look_that_fails_is_shown_and_the_next_one_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(MODEL % "vision")
+    paths = [str(tmp_path)]
+    sources = Sources(paths, None)
+    before = sources.wanted
+    following = asyncio.ensure_future(sources.follow())
+    try:
+        paths.append("no file\0can have this name")
+        await change(sources)
+        assert sources.wanted.models == before.models
+        assert sources.wanted.problems == ("looking at the files failed: ValueError: embedded null byte",)
+        paths.pop()
+        await change(sources)
+        assert sources.wanted == before
+    finally:
+        following.cancel()
+        await asyncio.wait([following])

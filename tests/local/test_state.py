@@ -13,6 +13,24 @@ import pytest
 from rayfleet_operator.local import state
 from rayfleet_operator.local.state import Slot, Status, Taken, Up
 
+FULL_DISK = """
+import resource, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from rayfleet_operator.local.state import Slot, Status, Up
+now = datetime.now(UTC)
+up = Up(pid=1, url="u", dashboard="d", token_path=None, session=None, folder=None, started=now,
+        status=Status(updated=now))
+with Slot(Path(sys.argv[1]), "127.0.0.1", 8000) as slot:
+    slot.write(up)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    for _ in range(3):
+        try:
+            slot.write(up)
+        except OSError:
+            print(*sorted(path.name for path in Path(sys.argv[1]).iterdir()))
+"""
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -92,3 +110,10 @@ def test_a_file_of_another_release_is_passed_over(tmp_path: Path) -> None:
 )
 def test_where_it_is(environ: dict[str, str], folder: Path) -> None:
     assert state.state_folder(environ) == folder
+
+
+def test_a_full_disk_is_not_filled_with_what_could_not_be_written(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["127.0.0.1_8000.json 127.0.0.1_8000.lock"] * 3

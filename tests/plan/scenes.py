@@ -8,8 +8,9 @@ from typing import Any
 
 from rayfleet_operator.api.types import ModelDeployment, ModelFleet, ModelFleetSpec
 from rayfleet_operator.plan import serve_config, traffic
+from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import FleetPlan, plan
-from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution
+from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution, ResolutionProblem
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_serving.config import (
     ROUTER_APP,
@@ -22,6 +23,7 @@ from rayfleet_serving.config import (
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 OPTIONS = ServeOptions(host="127.0.0.1", port=8123, proxy_location="HeadOnly")
+DOWN = ResolutionProblem("RegistryUnreachable", "http://mlflow.ml:5000 does not answer")
 
 
 def model(name: str = "digits", **spec: Any) -> ModelDeployment:
@@ -142,3 +144,9 @@ def deployed(planned: FleetPlan, name: str = "digits") -> set[int]:
         for app, entry in applications(planned).items()
         if app != ROUTER_APP and entry["args"]["name"] == name
     }
+
+
+def condition(planned: FleetPlan, kind: ConditionType, name: str = "digits") -> tuple[str, str, str]:
+    (found,) = (one for one in planned.models if one.name == name)
+    (it,) = (one for one in found.conditions if one.type == kind)
+    return it.status, str(it.reason), it.message

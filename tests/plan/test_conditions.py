@@ -1,0 +1,77 @@
+"""What a plan says of each model: its conditions and its versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayfleet_operator.plan.conditions import ConditionType
+from rayfleet_operator.plan.observed import ResolutionProblem
+
+from .scenes import DOWN, app_name, condition, identity, observe, plan_one
+
+CONDITIONS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[ConditionType, str], bool]] = {
+    "serving": ({"versions": {1: ("RUNNING", 100)}}, 1, {ConditionType.READY: "True Serving"}, True),
+    "an update under way does not make it unready": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 2, {ConditionType.READY: "True Serving"}, True),
+    "replicas being added do not make it unready": (
+        {"versions": {1: ("DEPLOYING", 100)}, "ready": {1: 2}}, 1, {ConditionType.READY: "True Serving"}, True),
+    "one router being replaced does not make it unready": (
+        {"versions": {1: ("RUNNING", 100)}, "ready": {1: 1}}, 1, {ConditionType.READY: "True Serving"}, True),
+    "loading": ({"versions": {1: ("DEPLOYING", 100)}}, 1, {ConditionType.READY: "False NotServing"}, False),
+    "not deployed yet": ({"versions": {}}, 1, {ConditionType.READY: "False NotDeployed"}, False),
+    "unknown": (
+        {"versions": {1: ("RUNNING", 100)}, "routers": 0}, 1, {ConditionType.READY: "Unknown RoutersUnknown"}, False),
+    "never resolved": (
+        {"versions": {}}, DOWN,
+        {ConditionType.READY: "False NotDeployed", ConditionType.DEGRADED: "True RegistryUnreachable"}, False),
+    "failed candidate": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}}, 2,
+        {ConditionType.READY: "True Serving", ConditionType.DEGRADED: "True VersionFailed"}, True),
+    "failed first version": (
+        {"versions": {1: ("DEPLOY_FAILED", 100)}}, 1,
+        {ConditionType.READY: "False NotServing", ConditionType.DEGRADED: "True VersionFailed"}, False),
+    "unhealthy stable version": (
+        {"versions": {1: ("UNHEALTHY", 100)}}, 1, {ConditionType.DEGRADED: "True StableUnhealthy"}, False),
+    "unhealthy stable version outweighs a failed candidate": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("DEPLOY_FAILED", 0)}}, 2,
+        {ConditionType.DEGRADED: "True StableUnhealthy"}, False),
+    "nothing wrong": (
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 2,
+        {ConditionType.DEGRADED: "False AsExpected"}, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONDITIONS)
+def test_conditions(case: str) -> None:
+    scene, wanted, expected, serving = CONDITIONS[case]
+    planned = plan_one(observe(**scene), identity(wanted) if isinstance(wanted, int) else wanted)
+    (found,) = planned.models
+    assert [str(one.type) for one in found.conditions] == ["Ready", "Progressing", "Degraded"]
+    assert {one.type: f"{one.status} {one.reason}" for one in found.conditions if one.type in expected} == expected
+    assert found.serving == serving
+
+
+def test_a_failure_says_what_the_model_said() -> None:
+    message = (
+        "Failed to update the deployments ['model'].\n"
+        "The deployment failed to start 3 times in a row. Error:\n"
+        "\x1b[36mray::ServeReplica:digits:model.initialize_and_get_metadata()\x1b[39m (pid=1)\n"
+        '  File "/ray/replica.py", line 1, in initialize\n    await self.init()\n'
+        "RuntimeError: Traceback (most recent call last):\n"
+        '  File "/model/app.py", line 7, in __init__\n    load()\n    ^^^^^^\n'
+        "ValueError: this pickle needs allowCodeExecution: true\nand a person who trusts it\n"
+    )
+    planned = plan_one(observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}, message=message), identity(2))
+    assert condition(planned, ConditionType.DEGRADED)[2] == (
+        "version 2 failed to start: ValueError: this pickle needs allowCodeExecution: true\nand a person who trusts it"
+    )
+
+
+def test_versions_say_what_becomes_of_them() -> None:
+    planned = plan_one(observe({1: ("RUNNING", 0), 2: ("RUNNING", 100)}, busy={1: 1}), identity(3))
+    assert [(one.version, one.weight, one.state) for one in planned.models[0].versions] == [
+        ("2", 100, "RUNNING"),
+        *sorted([("1", 0, "Draining"), ("3", 0, "Waiting")], key=lambda one: app_name(int(one[0]))),
+    ]
