@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel
 
-from rayfleet_serving.protocol import outputs
+from rayfleet_serving.protocol import invocations, oip, outputs, predict
+from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
 
 
 class Box(BaseModel):
@@ -45,6 +46,11 @@ VALUES: list[tuple[Any, Any]] = [
     (np.float16(0.5), 0.5),
     (np.longdouble(0.5), "0.5"),
     (np.str_("é"), "é"),
+    ("half \ud800", "half ?"),
+    ({"\udcff": ["\udcff", ("a", "\udcff")]}, {"?": ["?", ["a", "?"]]}),
+    (2**64 - 1, 2**64 - 1),
+    (-(2**70), -(2.0**70)),
+    ([2**2000], [str(2**2000)]),
     (1 + 2j, "(1+2j)"),
     (np.complex64(1 + 2j), "(1+2j)"),
     (np.array([[1, 2]], np.int16), [[1, 2]]),
@@ -58,9 +64,22 @@ VALUES: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("value", "written"), VALUES, ids=[f"{type(value).__name__}" for value, _ in VALUES])
 def test_a_value_is_written_alike_on_either_side_of_the_hop(value: Any, written: Any) -> None:
-    there = msgpack.unpackb(msgpack.packb(value, default=outputs.native), strict_map_key=False)
+    packed = msgpack.packb(value, default=outputs.native, unicode_errors="surrogatepass")
+    there = msgpack.unpackb(packed, strict_map_key=False, unicode_errors="surrogatepass")
     for given in (value, there):
-        assert orjson.loads(orjson.dumps(given, default=outputs.plain, option=outputs.OPTIONS)) == written
+        assert orjson.loads(outputs.dumps(given)) == written
+
+
+@pytest.mark.parametrize("dtype", [object, str])
+def test_half_a_character_in_an_answer_does_not_cost_the_answer(dtype: type) -> None:
+    result = InferenceResult({"text": np.array(["a\ud800b"], dtype)}, "tensors")
+    request = InferenceRequest({"x": np.zeros(1)}, 1, "tensors")
+    names = {"model_name": "m", "model_version": "1"}
+    (output,) = orjson.loads(oip.encode(result, request, **names, request_id="r"))["outputs"]
+    assert output["data"] == ["a?b"]
+    assert orjson.loads(invocations.encode(result)) == {"predictions": {"text": ["a?b"]}}
+    plain = orjson.loads(predict.encode(result, **names, classification=None, labels=()))
+    assert plain["predictions"] == [{"text": "a?b"}]
 
 
 def test_numpys_missing_date_crosses_the_hop_as_null() -> None:

@@ -89,4 +89,4 @@ def _column(array: outputs.Array) -> Any:
 
 def _plain(value: Any) -> Any:
     """Without numpy."""
-    return orjson.loads(orjson.dumps(value, default=outputs.plain, option=outputs.OPTIONS))
+    return orjson.loads(outputs.dumps(value))

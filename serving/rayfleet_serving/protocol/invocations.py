@@ -13,7 +13,6 @@ import math
 from typing import Any
 
 import numpy as np
-import orjson
 
 from rayfleet_serving.protocol import expected as expectations
 from rayfleet_serving.protocol import jsontext, outputs, tables
@@ -78,7 +77,7 @@ def encode(result: InferenceResult) -> bytes:
     """`{"predictions": …}` as MLflow's own server shapes it: an array or a list as it is, named outputs as an object of
     arrays, a DataFrame as records. Two differences: NaN is null, which MLflow writes as the non-JSON `NaN`; a float32
     is written with the digits it has, not with those of its double."""
-    return orjson.dumps({"predictions": predictions(result)}, default=outputs.plain, option=outputs.OPTIONS)
+    return outputs.dumps({"predictions": predictions(result)})
 
 
 def predictions(result: InferenceResult) -> Any:

@@ -79,7 +79,7 @@ def encode(
         "id": request.id if request.id is not None else request_id,
         "outputs": [_tensor(name, result.outputs[name]) for name in names],
     }
-    return orjson.dumps(document, default=outputs.plain, option=outputs.OPTIONS)
+    return outputs.dumps(document)
 
 
 def server_metadata(version: str) -> bytes:
@@ -284,7 +284,7 @@ def _one_line(value: bytes | None) -> str | None:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value, default=outputs.plain, option=outputs.OPTIONS).decode()
+    return outputs.dumps(value).decode()
 
 
 def _metadata(field: Field) -> dict[str, Any]:

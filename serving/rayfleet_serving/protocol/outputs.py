@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from datetime import date, datetime, time
 from typing import Any
 
@@ -14,6 +15,32 @@ Array = np.ndarray[Any, Any]
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 """Floats are written with the fewest digits that read back as the same value of their own dtype; NaN and infinities
 as null."""
+
+
+def dumps(document: Any) -> bytes:
+    """JSON of a document with arrays and whatever else a model answers in it.
+
+    What JSON has no form for does not cost the answer: half a character is written as "?", and an integer beyond 64
+    bits as the nearest double, or as text beyond the largest.
+    """
+    try:
+        return orjson.dumps(document, default=plain, option=OPTIONS)
+    except TypeError:
+        return orjson.dumps(_mended(document), default=plain, option=OPTIONS)
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_mended(key): _mended(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mended(item) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        return _mended(value.tolist())
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return plain(value)
+    return value
 
 
 def jsonable(array: Array) -> Any:
@@ -46,6 +73,8 @@ def plain(value: Any) -> Any:
         return list(value)
     if hasattr(value, "model_dump"):
         return value.model_dump()
+    if isinstance(value, int):  # one beyond 64 bits: msgpack asks about these
+        return float(value) if abs(value) <= sys.float_info.max else str(value)
     return str(value)
 
 

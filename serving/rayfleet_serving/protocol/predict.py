@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import orjson
 
 from rayfleet_serving.config import Classification, ImageInput, Transform
 from rayfleet_serving.protocol import expected as expectations
@@ -136,7 +135,7 @@ def encode(
     else:
         predictions = invocations.predictions(result)
     document = {"model": model_name, "version": model_version, "predictions": predictions}
-    return orjson.dumps(document, default=outputs.plain, option=outputs.OPTIONS)
+    return outputs.dumps(document)
 
 
 def _wrapper(document: Any, expected: Expected) -> str | None:
