@@ -25,6 +25,7 @@ class Doubler:
     def __init__(self, refuse: Callable[[Inputs], Exception | None] = lambda inputs: None) -> None:
         self.batches: list[int] = []
         self.shapes: list[tuple[int, ...]] = []
+        self.firsts: list[float] = []
         self.entered = threading.Event()
         self.go = threading.Event()
         self.go.set()
@@ -35,6 +36,7 @@ class Doubler:
         assert self.go.wait(30)
         self.batches.append(len(inputs["x"]))
         self.shapes.append(inputs["x"].shape)
+        self.firsts.append(float(inputs["x"][0, 0]))
         if error := self._refuse(inputs):
             raise error
         return InferenceResult({"y": inputs["x"] * 2}, "array")
@@ -94,6 +96,23 @@ async def test_a_request_larger_than_the_limit_runs_in_pieces() -> None:
     reply = await batcher_of(model, max_batch_size=4).infer(big)
     assert values(reply) == [2.0 * i for i in range(10)]
     assert model.batches == [4, 4, 2]
+
+
+async def test_others_have_their_turn_between_the_pieces_of_a_large_request() -> None:
+    model = Doubler()
+    model.go.clear()
+    batcher = batcher_of(model, max_batch_size=4)
+    big = Call({"x": np.arange(14, dtype=np.float32)[:, None]}, [14], "tensors", {}, [30.0])
+    large = asyncio.ensure_future(batcher.infer(big))
+    await until(model.entered.is_set)
+    others = [asyncio.ensure_future(batcher.infer(call(100, 101))) for _ in range(4)]
+    await until(lambda: batcher.queued_rows == 14 + 8)
+    model.go.set()
+    assert [values(reply) for reply in await asyncio.gather(*others)] == [[200, 202]] * 4
+    assert values(await large) == [2.0 * i for i in range(14)]
+    assert model.batches == [4, 4, 4, 4, 4, 2]
+    assert model.firsts == [0, 100, 4, 100, 8, 12]
+    assert (await large).timing.compute > 0
 
 
 async def test_different_shapes_and_params_never_share_a_batch() -> None:

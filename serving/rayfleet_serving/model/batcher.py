@@ -4,6 +4,8 @@ Calls arrive from several routers. While one batch runs in the device thread, wh
 returns, everything of one kind that waits (up to the batch limit) runs next. Requests of different shape, dtype or
 parameters never share a batch: each kind has its own queue, and the kind that has waited longest goes first.
 
+A request of more rows than a batch may have runs in pieces, and between any two pieces a batch of others has its turn.
+
 An idle device may wait up to `max_wait_s` for a fuller batch, but only where that is expected to pay: see
 `Batcher._worth_waiting`.
 """
@@ -19,7 +21,8 @@ from typing import Any, TypeVar
 
 from rayfleet_serving.link.call import Call, Failure, Kind, Reply, kind_of
 from rayfleet_serving.model.execution import Execution
-from rayfleet_serving.model.pending import PendingCall, Segment
+from rayfleet_serving.model.pending import LargeRequest, PendingCall, Segment
+from rayfleet_serving.protocol.message import InferenceResult
 
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class Batcher:
         self._on_batch = on_batch
         self._queues: dict[Kind, deque[PendingCall]] = {}
         self._queued_rows = 0
+        self._large: deque[LargeRequest] = deque()
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -53,7 +57,7 @@ class Batcher:
     @property
     def queued_rows(self) -> int:
         """Rows that wait for the device."""
-        return self._queued_rows
+        return self._queued_rows + sum(large.rows_left for large in self._large)
 
     def in_device_thread(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Run `function` where the model runs, between batches."""
@@ -73,12 +77,18 @@ class Batcher:
 
     async def _work(self) -> None:
         try:
-            while self._queues:
-                kind = min(self._queues, key=lambda kind: self._queues[kind][0].arrived)
-                waited = await self._fill(kind)
-                batch = self._take(kind)
-                if batch:
-                    await self._run(batch, waited)
+            while self._queues or self._large:
+                if self._queues:
+                    kind = min(self._queues, key=lambda kind: self._queues[kind][0].arrived)
+                    waited = 0.0 if self._large else await self._fill(kind)
+                    batch = self._take(kind)
+                    if sum(segment.rows for segment in batch) > self._execution.limit:
+                        (segment,) = batch
+                        self._large.append(LargeRequest(segment))
+                    elif batch:
+                        await self._run(batch, waited)
+                if self._large:
+                    await self._run_piece(self._large[0])
         finally:
             self._worker = None
 
@@ -109,7 +119,10 @@ class Batcher:
         return sum(pending.starts[-1] - pending.starts[pending.next] for pending in self._queues[kind]) < worth
 
     def _take(self, kind: Kind) -> list[Segment]:
-        """Take requests from the head of one queue, up to the batch limit; drop those whose time ran out."""
+        """Take requests from the head of one queue, up to the batch limit; drop those whose time ran out.
+
+        A request that alone is over the limit is taken alone.
+        """
         queue, limit, now = self._queues[kind], self._execution.limit, time.perf_counter()
         batch: list[Segment] = []
         rows = 0
@@ -148,23 +161,39 @@ class Batcher:
     async def _run(self, batch: list[Segment], waited: float) -> None:
         begin = time.perf_counter()
         outcomes = await self.in_device_thread(self._execution.run, batch)
-        compute = time.perf_counter() - begin
-        self._measure(compute)
-        self._on_batch(sum(segment.rows for segment in batch), compute)
+        compute = self._measure(begin, sum(segment.rows for segment in batch))
         for pending in {id(segment.pending): segment.pending for segment in batch}.values():
             age = begin - pending.arrived
             pending.batch_wait += min(waited, age)
             pending.queue = max(0.0, age - pending.batch_wait - pending.compute)
             pending.compute += compute
-        for segment, outcome in outcomes:
-            if isinstance(outcome, Failure):
-                segment.pending.fail(segment.first, outcome)
-            else:
-                segment.pending.answer(segment.first, segment.last, outcome)
+        for outcome in outcomes:
+            _settle(*outcome)
 
-    def _measure(self, compute: float) -> None:
+    async def _run_piece(self, large: LargeRequest) -> None:
+        begin, before = time.perf_counter(), large.rows_done
+        outcome = await self.in_device_thread(self._execution.run_piece, large)
+        pending = large.segment.pending
+        pending.compute += self._measure(begin, large.rows_done - before)
+        if outcome is not None:
+            self._large.popleft()
+            pending.queue = max(0.0, time.perf_counter() - pending.arrived - pending.batch_wait - pending.compute)
+            _settle(*outcome)
+
+    def _measure(self, begin: float, rows: int) -> float:
+        """Seconds since `begin`, which a batch of `rows` took."""
         now = time.perf_counter()
+        compute = now - begin
+        self._on_batch(rows, compute)
         rate = self._arrived_rows / max(now - self._measured_at, 1e-6)
         self._arrived_rows, self._measured_at = 0, now
         self._rows_per_s += SMOOTHING * (rate - self._rows_per_s)
         self._compute_s += SMOOTHING * (compute - self._compute_s)
+        return compute
+
+
+def _settle(segment: Segment, outcome: InferenceResult | Failure) -> None:
+    if isinstance(outcome, Failure):
+        segment.pending.fail(segment.first, outcome)
+    else:
+        segment.pending.answer(segment.first, segment.last, outcome)

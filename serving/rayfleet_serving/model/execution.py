@@ -1,7 +1,7 @@
 """Running one batch so that a request at fault fails alone. Synchronous: all of it runs in the device thread.
 
-A batch may take many calls of the model: a large request runs in pieces, a failing batch in halves. Before each call,
-what nobody waits for any more is given up, so that it does not keep the device from others.
+A failing batch takes several calls of the model: it runs in halves. Before each call, what nobody waits for any more is
+given up, so that it does not keep the device from others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from rayfleet_serving.link.call import Failure
 from rayfleet_serving.model.errors import describe
-from rayfleet_serving.model.pending import Segment, join, row_count
+from rayfleet_serving.model.pending import LargeRequest, Segment, join, row_count
 from rayfleet_serving.protocol.message import InferenceResult
 from rayfleet_serving.signature import InputForm
 
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 Predict = Callable[[dict[str, np.ndarray], InputForm, dict[str, Any]], InferenceResult]
 Outcome = tuple[Segment, InferenceResult | Failure]
+
+
+LATE = Failure("DeadlineExceeded", "The request's time ran out before the model had answered all of it.")
 
 
 class _AbandonedError(Exception):
@@ -39,7 +42,7 @@ class Execution:
     def __init__(self, predict: Predict, *, max_batch_size: int, static_batch: int | None = None) -> None:
         self.max_batch_size = max_batch_size
         self.one_by_one = False
-        self._predict = predict
+        self._model = predict
         self._static_batch = static_batch
 
     @property
@@ -48,42 +51,46 @@ class Execution:
         return self._static_batch or self.max_batch_size
 
     def run(self, batch: list[Segment]) -> list[Outcome]:
-        """Run a batch, halving it while it fails. Never raises; a `Failure` stands with exactly one request."""
+        """Run a batch of at most `limit` rows, halving it while it fails.
+
+        Never raises; a `Failure` stands with exactly one request.
+        """
         rows = sum(segment.rows for segment in batch)
         single = len(batch) == 1 and batch[0].requests == 1
         try:
-            result = self._predict_rows(batch, rows)
+            result = self._predict(batch, _merge(batch), rows)
             given = row_count(result)
             if given == rows:
                 return _split(batch, result)
-            if single and given >= 0:
-                return [(batch[0], result)]
             if single:
-                return [(batch[0], Failure("ModelError", "The model's outputs have different numbers of rows."))]
+                return [(batch[0], _of_one(result))]
             self.one_by_one = True
             logger.warning("The model gave %d rows for %d: requests run one by one from now on.", given, rows)
         except _AbandonedError:
-            late = Failure("DeadlineExceeded", "The request's time ran out before the model had answered all of it.")
-            return [(request, late) for segment in batch for request in segment.singles()]
+            return [(request, LATE) for segment in batch for request in segment.singles()]
         except Exception as error:
             if single:
                 return [(batch[0], _failure(error))]
         left, right = _halve(batch)
         return self.run(left) + self.run(right)
 
-    def _predict_rows(self, batch: list[Segment], rows: int) -> InferenceResult:
-        """Predict any number of rows, in pieces of the limit."""
-        inputs = _merge(batch)
-        if rows <= self.limit:
-            return self._predict_piece(batch, inputs, rows)
-        results = []
-        for begin in range(0, rows, self.limit):
-            piece = {name: array[begin : begin + self.limit] for name, array in inputs.items()}
-            results.append(self._predict_piece(batch, piece, min(self.limit, rows - begin)))
-        return join(results)
+    def run_piece(self, large: LargeRequest) -> Outcome | None:
+        """Run the next `limit` rows of a request that has more; its outcome once they are the last, or fail.
 
-    def _predict_piece(self, batch: list[Segment], inputs: dict[str, np.ndarray], rows: int) -> InferenceResult:
-        """Predict at most the limit: padded where the graph fixes the batch size, halved where memory runs out.
+        Never raises.
+        """
+        rows = min(self.limit, large.rows_left)
+        try:
+            large.results.append(self._predict([large.segment], large.next_rows(rows), rows))
+            large.rows_done += rows
+            return None if large.rows_left else (large.segment, _of_one(join(large.results)))
+        except _AbandonedError:
+            return large.segment, LATE
+        except Exception as error:
+            return large.segment, _failure(error)
+
+    def _predict(self, batch: list[Segment], inputs: dict[str, np.ndarray], rows: int) -> InferenceResult:
+        """Predict at most `limit` rows: padded where the graph fixes the batch size, halved where memory runs out.
 
         Raises:
             _AbandonedError: nobody waits for any request of `batch`, of which the rows are a piece.
@@ -95,15 +102,15 @@ class Execution:
         if self._static_batch:
             return self._predict_padded(inputs, rows, call.form, call.params)
         try:
-            return self._predict(inputs, call.form, call.params)
+            return self._model(inputs, call.form, call.params)
         except Exception as error:
             if rows == 1 or not out_of_memory(error):
                 raise
         half = rows // 2
         return join(
             [
-                self._predict_piece(batch, {k: v[:half] for k, v in inputs.items()}, half),
-                self._predict_piece(batch, {k: v[half:] for k, v in inputs.items()}, rows - half),
+                self._predict(batch, {k: v[:half] for k, v in inputs.items()}, half),
+                self._predict(batch, {k: v[half:] for k, v in inputs.items()}, rows - half),
             ]
         )
 
@@ -114,7 +121,7 @@ class Execution:
         missing = self.limit - rows
         if missing:
             inputs = {k: np.concatenate([v, np.repeat(v[-1:], missing, axis=0)]) for k, v in inputs.items()}
-        result = self._predict(inputs, form, params)
+        result = self._model(inputs, form, params)
         return InferenceResult({k: v[:rows] for k, v in result.outputs.items()}, result.form) if missing else result
 
 
@@ -124,6 +131,13 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     text = describe(error)
     return "can't allocate memory" in text or "Failed to allocate memory" in text
+
+
+def _of_one(result: InferenceResult) -> InferenceResult | Failure:
+    """The answer to a single request, which may have any number of rows."""
+    if row_count(result) < 0:
+        return Failure("ModelError", "The model's outputs have different numbers of rows.")
+    return result
 
 
 def _failure(error: Exception) -> Failure:

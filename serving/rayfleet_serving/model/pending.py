@@ -108,6 +108,25 @@ class Segment:
         return left, right
 
 
+@dataclass(slots=True)
+class LargeRequest:
+    """A request of more rows than a batch may have, and as much of its answer as is there."""
+
+    segment: Segment
+    rows_done: int = 0
+    results: list[InferenceResult] = field(default_factory=list)
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that have not run."""
+        return self.segment.rows - self.rows_done
+
+    def next_rows(self, rows: int) -> dict[str, np.ndarray]:
+        """Views of the next rows of its arrays."""
+        begin, end = self.rows_done, self.rows_done + rows
+        return {name: array[begin:end] for name, array in self.segment.inputs().items()}
+
+
 def row_count(result: InferenceResult) -> int:
     """Rows of an answer; -1 where its outputs disagree or one has no batch axis."""
     lengths = {len(array) if array.ndim else -1 for array in result.outputs.values()}
