@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MODEL_IMPORT_PATH = "rayfleet_serving.model.app:build"
 ROUTER_IMPORT_PATH = "rayfleet_serving.router.app:build"
+MIDDLEWARE_IMPORT_PATH = "rayfleet_serving.router.shortcut:middlewares"
+"""For Serve's variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
 MODEL_DEPLOYMENT = "model"
 ROUTER_DEPLOYMENT = "router"
 ROUTER_APP = "router"

@@ -22,7 +22,7 @@ Inputs = dict[str, np.ndarray]
 class Doubler:
     """Doubles its input, remembers its batches, and can be held so that a queue builds up behind a batch."""
 
-    def __init__(self, refuse: Callable[[Inputs], Exception | None] = lambda inputs: None) -> None:
+    def __init__(self, refuse: Callable[[Inputs], BaseException | None] = lambda inputs: None) -> None:
         self.batches: list[int] = []
         self.shapes: list[tuple[int, ...]] = []
         self.firsts: list[float] = []
@@ -113,6 +113,34 @@ async def test_others_have_their_turn_between_the_pieces_of_a_large_request() ->
     assert model.batches == [4, 4, 4, 4, 4, 2]
     assert model.firsts == [0, 100, 4, 100, 8, 12]
     assert (await large).timing.compute > 0
+
+
+async def test_large_requests_take_turns() -> None:
+    model = Doubler()
+    model.go.clear()
+    batcher = batcher_of(model, max_batch_size=4)
+    sizes = {0: 12, 100: 5}
+    calls = [
+        Call({"x": first + np.arange(rows, dtype=np.float32)[:, None]}, [rows], "tensors", {}, [30.0])
+        for first, rows in sizes.items()
+    ]
+    replies = [asyncio.ensure_future(batcher.infer(each)) for each in calls]
+    await until(model.entered.is_set)
+    model.go.set()
+    for reply, (first, rows) in zip(await asyncio.gather(*replies), sizes.items(), strict=True):
+        assert values(reply) == [2.0 * (first + row) for row in range(rows)]
+    assert model.firsts == [0, 4, 100, 8, 104]
+
+
+@pytest.mark.parametrize("raised", [SystemExit(1), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()])
+@pytest.mark.parametrize("rows", [1, 3], ids=["batch", "pieces"])
+async def test_whatever_a_model_raises_fails_one_request(raised: BaseException, rows: int) -> None:
+    model = Doubler(lambda inputs: raised if (inputs["x"] == 13).any() else None)
+    bad = Call({"x": np.full((rows, 1), 13, np.float32)}, [rows], "tensors", {}, [30.0])
+    replies = await held(batcher_of(model, max_batch_size=2), model, call(1), bad, call(2), call(3, width=2))
+    assert replies[1].failures[0].code == "ModelError"
+    assert type(raised).__name__ in replies[1].failures[0].message
+    assert [values(reply) for reply in (replies[0], *replies[2:])] == [[2], [4], [6]]
 
 
 async def test_different_shapes_and_params_never_share_a_batch() -> None:

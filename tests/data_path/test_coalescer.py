@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from rayfleet_serving.config import Limits
 from rayfleet_serving.link.call import Call, Failure, Reply, Timing
@@ -218,8 +220,26 @@ async def test_with_a_slow_replica_the_deadline_is_504_and_the_call_is_cancelled
     coalescer = coalescer_of(replicas)
     with pytest.raises(RequestError, match="did not answer") as late:
         await ask(coalescer, 3.0, timeout=0.05)
-    assert late.value.status == 504
+    assert (late.value.status, late.value.retry_after) == (504, 1.0)
     await until(lambda: coalescer.ongoing == 0 and replicas.in_flight == 0)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("together", [1, 2, 8])
+def test_requests_that_expire_at_once_hold_up_nobody(loop: Callable[[], Any], together: int) -> None:
+    """Their call may be cancelled before its task has begun."""
+
+    async def scene() -> None:
+        coalescer = coalescer_of(Replicas())
+        for _ in range(20):
+            hasty = (ask(coalescer, 1.0, timeout=1e-6) for _ in range(together))
+            for answer in await asyncio.gather(*hasty, return_exceptions=True):
+                assert answer == 2.0 or (isinstance(answer, RequestError) and answer.status == 504)
+        assert await ask(coalescer, 2.0) == 4.0
+        await until(lambda: coalescer.ongoing == coalescer.queued == 0)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scene())
 
 
 async def test_a_caller_that_went_away_costs_no_compute() -> None:

@@ -200,3 +200,16 @@ async def test_a_cancelled_call_is_cancelled_in_the_replica() -> None:
         async with asyncio.timeout(20):
             await cancelled.wait()
         assert link.ongoing == 0
+
+
+async def test_a_call_given_up_before_it_was_read_leaves_nothing_behind() -> None:
+    server = LinkServer(double, replica="r1", host="127.0.0.1")
+    link = await Link.connect(await server.start(), lambda link: None)
+    calls = [asyncio.ensure_future(link.infer(call_of(1.0))) for _ in range(50)]
+    await asyncio.sleep(0)
+    for each in calls:
+        each.cancel()
+    assert (await link.infer(call_of(2.0))).outputs["y"][0, 0] == 4.0
+    assert (link.ongoing, server.ongoing) == (0, 0)
+    link.close()
+    server.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from model_files import write_model
@@ -109,20 +112,62 @@ async def test_an_empty_file_asks_for_nothing(followed: Followed, tmp_path: Path
     assert followed.uris == {"b": "/models/1"}
 
 
-async def test_a_second_object_of_one_name_does_not_replace_the_first(followed: Followed, tmp_path: Path) -> None:
-    other = write_model(tmp_path, "z", "/models/9")
-    other.write_text(other.read_text().replace("name: z", "name: a"))
+@pytest.mark.parametrize("file", ["Z", "z"])
+async def test_a_second_object_of_one_name_does_not_replace_the_first(
+    followed: Followed, tmp_path: Path, file: str
+) -> None:
+    other = write_model(tmp_path, file, "/models/9")
+    other.write_text(other.read_text().replace(f"name: {file}", "name: a"))
     await followed.change()
     assert followed.uris == {"a": "/models/1", "b": "/models/1"}
-    assert any("a.yaml" in each for each in followed.wanted.problems)
+    assert len(followed.wanted.problems) == 1
+    assert "a.yaml" in followed.wanted.problems[0]
 
 
-async def test_one_name_in_two_namespaces_is_served_once(followed: Followed, tmp_path: Path) -> None:
-    other = write_model(tmp_path, "z", "/models/9")
-    other.write_text(other.read_text().replace("name: z", "name: a\n  namespace: other"))
+@pytest.mark.parametrize("file", ["Z", "z"])
+async def test_one_name_in_two_namespaces_is_served_once(followed: Followed, tmp_path: Path, file: str) -> None:
+    other = write_model(tmp_path, file, "/models/9")
+    other.write_text(other.read_text().replace(f"name: {file}", "name: a\n  namespace: other"))
     await followed.change()
     assert followed.uris == {"a": "/models/1", "b": "/models/1"}
     assert "namespaces default and other" in followed.wanted.problems[0]
+    write_model(tmp_path, "a", "/models/2")
+    await followed.change()
+    assert followed.uris == {"a": "/models/2", "b": "/models/1"}
+
+
+async def test_a_folder_that_cannot_be_read_was_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "team").mkdir()
+    write_model(tmp_path / "team", "a", "/models/1")
+    write_model(tmp_path, "b", "/models/1")
+    sources = Sources([str(tmp_path)], None)
+    following = asyncio.ensure_future(sources.follow())
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        """Stand-in for a folder without permission: root, who may run this, can read every folder."""
+        if Path(path) == tmp_path / "team":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    try:
+        await change(sources)
+        assert [model.metadata.name for model in sources.wanted.models] == ["b", "a"]
+        assert sources.wanted.problems == (f"{tmp_path / 'team'}: this folder cannot be read: Permission denied",)
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+
+
+async def test_two_fleets_of_one_name_need_names_of_their_own(tmp_path: Path) -> None:
+    for space, replicas in (("one", 2), ("two", 9)):
+        text = FLEET.format(name="shared", replicas=replicas).replace("{name:", f"{{namespace: {space}, name:")
+        (tmp_path / f"{space}.yaml").write_text(text)
+    for name in (None, "shared"):
+        wanted = Sources([str(tmp_path)], name).wanted
+        assert wanted.fleet is None
+        assert "there are several ModelFleets" in wanted.problems[0]
 
 
 async def test_a_folder_that_is_gone_was_not_emptied(followed: Followed, tmp_path: Path) -> None:

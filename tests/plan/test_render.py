@@ -96,7 +96,7 @@ def test_one_fleet_of_several(files: Path) -> None:
 
     unknown = render(files, "--fleet", "sound")
     assert (unknown.exit_code, unknown.stdout) == (1, "")
-    assert "no ModelFleet is named sound" in unknown.stderr
+    assert "there is no ModelFleet sound" in unknown.stderr
 
 
 def test_every_problem_of_the_files_and_no_config(files: Path) -> None:

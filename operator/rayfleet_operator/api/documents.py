@@ -97,7 +97,7 @@ def _files(paths: Sequence[str | os.PathLike[str]], problems: list[Problem]) -> 
     seen: set[str] = set()
     for given in map(Path, paths):
         if given.is_dir():
-            found = sorted(_yaml_files(given))
+            found = sorted(_yaml_files(given, problems))
         elif given.is_file():
             found = [given]
         else:
@@ -111,9 +111,14 @@ def _files(paths: Sequence[str | os.PathLike[str]], problems: list[Problem]) -> 
                 yield file, file is given
 
 
-def _yaml_files(folder: Path) -> Iterator[Path]:
+def _yaml_files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
     """Hidden folders are no part of a project: .git, .venv, the ..data of a ConfigMap volume."""
-    for parent, folders, files in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        what = f"this folder cannot be read: {error.strerror}"
+        problems.append(Problem(_name(Path(error.filename)), 0, "", "", "", what, ""))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             path = Path(parent, name)

@@ -11,7 +11,8 @@ import click
 import yaml
 
 from rayfleet_operator.api import documents
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.local.sources import pick_fleet
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.fleet import plan
 from rayfleet_operator.plan.observed import ObservedFleet
@@ -34,7 +35,10 @@ def render(paths: tuple[str, ...], fleet_name: str | None, output: Literal["yaml
     loaded = documents.load(paths)
     if loaded.problems:
         raise _refusal(map(str, loaded.problems))
-    fleet = _fleet(loaded.fleets, fleet_name)
+    try:
+        fleet = pick_fleet(loaded.fleets, fleet_name)
+    except LookupError as error:
+        raise _refusal([str(error)]) from error
     models = [model for model in loaded.models if fleet_name is None or model.spec.fleet == fleet_name]
     if not models:
         raise _refusal(["no ModelDeployment to render" + (f" on fleet {fleet_name}" if fleet_name else "")])
@@ -53,17 +57,6 @@ def render(paths: tuple[str, ...], fleet_name: str | None, output: Literal["yaml
         click.echo(serve_config.canonical(planned.config), nl=False)
     else:
         click.echo(yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True), nl=False)
-
-
-def _fleet(fleets: tuple[ModelFleet, ...], name: str | None) -> ModelFleet | None:
-    """The fleet to render for; None, for one with every default, when the files hold none and none is asked for."""
-    found = [fleet for fleet in fleets if name is None or fleet.metadata.name == name]
-    if len(found) > 1:
-        names = ", ".join(fleet.metadata.name for fleet in found)
-        raise _refusal([f"the files hold {len(found)} fleets: {names}; choose one with --fleet"])
-    if name is not None and not found:
-        raise _refusal([f"no ModelFleet is named {name}"])
-    return found[0] if found else None
 
 
 def _resolve(models: Mapping[str, ModelDeployment]) -> dict[str, ModelIdentity]:

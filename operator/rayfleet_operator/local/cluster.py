@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -21,7 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayfleet_operator.local import keeper, ports
-from rayfleet_operator.local.variables import FREE_PORTS, SESSION, variables
+from rayfleet_operator.local.variables import (
+    FREE_PORTS,
+    INGRESS_PORTS,
+    SESSION,
+    haproxy_binary,
+    variables,
+    without_splice,
+)
 from rayfleet_operator.ray.serve import ServeClient, ServeUnreachable
 
 START_S = 120.0
@@ -81,7 +89,16 @@ class LocalCluster:
             raise ClusterError("Ray is not installed in this environment; pip install 'rayfleet[local]'")
         session = Session.new()
         dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
-        env = variables(session.id, session.folder / "ha", session.token_path, free, environ)
+        folder, binary = session.folder / "ha", haproxy_binary()
+        env = variables(
+            environ,
+            session=session.id,
+            token_path=session.token_path,
+            folder=folder,
+            free=free,
+            ingress_port=random.choice(INGRESS_PORTS),  # noqa: S311 - not a secret
+            haproxy=without_splice(binary, folder) if binary else None,
+        )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", keeper.__name__, str(session.folder)),
             *ray_command(session.folder, dashboard, client_server, metrics),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayfleet_operator.api import documents
-from rayfleet_operator.api.documents import Loaded
+from rayfleet_operator.api.documents import Identity, Loaded, identity
 from rayfleet_operator.api.types import ModelDeployment, ModelFleet
 
 LOOK_S = 0.4
@@ -115,27 +115,50 @@ def accept(loaded: Loaded, before: Accepted) -> Accepted:
 def choose(accepted: Accepted, problems: list[str], name: str | None, before: Wanted | None) -> Wanted:
     """One fleet of what holds. Where that is not possible, what was wanted before stays, and `problems` says why."""
     items = [item for _, each in sorted(accepted.items()) for item in each]
-    fleets = {item.metadata.name: item for item in items if isinstance(item, ModelFleet)}
-    if name is not None and name not in fleets:
-        there = f"the files have {', '.join(sorted(fleets))}" if fleets else "the files have none"
-        return _unchanged(before, [*problems, f"there is no ModelFleet {name}; {there}"])
-    if name is None and len(fleets) > 1:
-        several = f"there are several ModelFleets: {', '.join(sorted(fleets))}; choose one with --fleet NAME"
-        return _unchanged(before, [*problems, several])
+    if before is not None:
+        # Of two with one name, the one that is served goes on.
+        served = {_identity(item): item for item in (before.fleet, *before.models) if item is not None}
+        items.sort(key=lambda item: (_identity(item) not in served, item != served.get(_identity(item))))
+    fleets = [item for item in items if isinstance(item, ModelFleet)]
+    try:
+        fleet = pick_fleet(fleets, name)
+    except LookupError as error:
+        return _unchanged(before, [*problems, str(error)])
     models: dict[str, ModelDeployment] = {}
     for item in items:
-        if isinstance(item, ModelDeployment) and (name is None or item.spec.fleet == name):
-            if item.metadata.name in models:
-                problems = [
-                    *problems,
-                    f"two ModelDeployments are named {item.metadata.name}, in namespaces "
-                    f"{models[item.metadata.name].metadata.namespace} and {item.metadata.namespace}; "
-                    f"here both would answer at /{item.metadata.name}, so the first one is served",
-                ]
-            else:
-                models[item.metadata.name] = item
-    fleet = fleets[name] if name is not None else next(iter(fleets.values()), None)
+        if not isinstance(item, ModelDeployment) or (name is not None and item.spec.fleet != name):
+            continue
+        first = models.setdefault(item.metadata.name, item)
+        # Two in one namespace are a problem of their files, and shown as that.
+        if first.metadata.namespace != item.metadata.namespace:
+            problems = [
+                *problems,
+                f"two ModelDeployments are named {item.metadata.name}, in namespaces {first.metadata.namespace} and "
+                f"{item.metadata.namespace}; both would answer at /{item.metadata.name}, so the first one is served",
+            ]
     return Wanted(fleet, tuple(models.values()), tuple(problems))
+
+
+def _identity(item: Item) -> Identity:
+    return identity(item.kind, item.metadata.namespace, item.metadata.name)
+
+
+def pick_fleet(fleets: Sequence[ModelFleet], name: str | None) -> ModelFleet | None:
+    """The fleet that is meant; None, for one with every default, where there is none and none is asked for.
+
+    Raises `LookupError`, with what would be right.
+    """
+    there = {_identity(fleet): fleet for fleet in reversed(fleets)}
+    found = [fleet for fleet in there.values() if name is None or fleet.metadata.name == name]
+    known = ", ".join(sorted(each.name for each in there))
+    if name is not None and not found:
+        raise LookupError(f"there is no ModelFleet {name}; the files have {known or 'none'}")
+    if name is not None and len(found) > 1:
+        spaces = " and ".join(sorted(fleet.metadata.namespace for fleet in found))
+        raise LookupError(f"there are several ModelFleets named {name}, in namespaces {spaces}; give each its own name")
+    if len(found) > 1:
+        raise LookupError(f"there are several ModelFleets: {known}; choose one with --fleet NAME")
+    return found[0] if found else None
 
 
 def _unchanged(before: Wanted | None, problems: list[str]) -> Wanted:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import random
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from rayfleet_serving.config import MIDDLEWARE_IMPORT_PATH
 
 SESSION = "RAYFLEET_SESSION"
 """Marks every process of one session."""
@@ -22,11 +24,19 @@ FREE_PORTS = 4
 
 
 def variables(
-    session: str, folder: Path, token_path: Path, free: list[int], environ: Mapping[str, str]
+    environ: Mapping[str, str],
+    *,
+    session: str,
+    token_path: Path,
+    folder: Path,
+    free: list[int],
+    ingress_port: int,
+    haproxy: str | None,
 ) -> dict[str, str]:
-    """`environ` with all that a local Ray needs, and HAProxy's files in `folder`.
+    """`environ` with all that a local Ray needs. Serve's own variables may be given in it, and then hold.
 
-    Serve's own variables may be given from outside, and then hold.
+    `folder` is for HAProxy's files; `free` are ports that nobody uses; router replicas take theirs from `ingress_port`
+    on. `haproxy` is the command that runs HAProxy, None where there is none.
     """
     # These would make this Ray join another, or show another's token.
     own = {key: value for key, value in environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
@@ -39,9 +49,7 @@ def variables(
         # nothing listens outside, and a laptop may change networks.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
-    binary = haproxy_binary()
-    on = own.get("RAY_SERVE_ENABLE_HA_PROXY", "0" if binary is None else "1")
-    first = random.choice(INGRESS_PORTS)  # noqa: S311 - not a secret
+    on = own.get("RAY_SERVE_ENABLE_HA_PROXY", "0" if haproxy is None else "1")
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": on,
         # The next but one turns it on; without HAProxy it would only take a slower way through the proxy.
@@ -49,13 +57,13 @@ def variables(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_STOP_FAILED_ROLLING_UPDATES": "1",
         # Requests go from a router's HTTP server straight to the router, see the module there.
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "rayfleet_serving.router.shortcut:middlewares",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARE_IMPORT_PATH,
         # Replicas stay this long for a load balancer to notice that they leave; here that is HAProxy, told at once.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free[0]),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free[1]),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + INGRESS_PORTS.step - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ingress_port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ingress_port + INGRESS_PORTS.step - 1),
         # Parsing a datagram per request costs a fifth of a core under load; the routers count requests themselves.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # A router that dies takes the requests with it that it has not answered; inference is idempotent, so HAProxy
@@ -70,8 +78,8 @@ def variables(
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free[2]),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free[3]),
     }
-    if binary is not None and (command := without_splice(binary, folder)):
-        defaults["RAY_SERVE_HAPROXY_BINARY_PATH"] = command
+    if haproxy is not None:
+        defaults["RAY_SERVE_HAPROXY_BINARY_PATH"] = haproxy
     return {**defaults, **own}
 
 
@@ -87,14 +95,14 @@ def haproxy_binary() -> str | None:
     return shutil.which("haproxy")
 
 
-def without_splice(binary: str, folder: Path) -> str | None:
-    """A command in `folder` that runs HAProxy with splice(2) off; None where nothing in it may be executed.
+def without_splice(binary: str, folder: Path) -> str:
+    """A command, written into `folder`, that runs HAProxy with splice(2) off; `binary` where nothing there may run.
 
     Serve's configuration turns it on. HAProxy 2.8 then does not see that a client has left before its answer is there,
     so abandoned requests would be computed, and their connections wait half closed.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     command = folder / "haproxy"
-    command.write_text(f'#!/bin/sh\nexec "{binary}" -dS "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(binary)} -dS "$@"\n')
     command.chmod(0o700)
-    return str(command) if os.access(command, os.X_OK) else None
+    return str(command) if os.access(command, os.X_OK) else binary

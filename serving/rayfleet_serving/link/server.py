@@ -109,18 +109,18 @@ class _Connection(asyncio.Protocol):
                 self._doorman.cancel()
         elif kind == Type.CALL:
             call = frame.read_call(header, body)
-            self.tasks[number] = asyncio.get_running_loop().create_task(self._answer(number, call))
+            task = asyncio.get_running_loop().create_task(self._answer(number, call))
+            self.tasks[number] = task
+            # Not in `_answer` itself: a task that is cancelled before it begins runs nothing of it.
+            task.add_done_callback(lambda _: self.tasks.pop(number, None))
         elif kind == Type.CANCEL and number in self.tasks:
             self.tasks[number].cancel()
 
     async def _answer(self, number: int, call: Call) -> None:
         try:
-            try:
-                buffers = frame.reply(number, await self._infer(call))
-            except Exception as error:
-                logger.exception("A call failed.")
-                buffers = frame.error(number, f"{type(error).__name__}: {error}"[:2000])
-            if self._transport is not None:
-                self._transport.writelines(buffers)
-        finally:
-            self.tasks.pop(number, None)
+            buffers = frame.reply(number, await self._infer(call))
+        except Exception as error:
+            logger.exception("A call failed.")
+            buffers = frame.error(number, f"{type(error).__name__}: {error}"[:2000])
+        if self._transport is not None:
+            self._transport.writelines(buffers)

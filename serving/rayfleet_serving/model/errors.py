@@ -40,6 +40,6 @@ def describe(error: BaseException) -> str:
     """
     try:
         text = str(error)
-    except Exception as unspeakable:
+    except BaseException as unspeakable:
         text = f"its text cannot be had ({type(unspeakable).__name__})"
     return f"{type(error).__name__}: {text}".strip().encode("utf-8", errors="replace").decode("utf-8")

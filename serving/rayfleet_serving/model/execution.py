@@ -68,7 +68,7 @@ class Execution:
             logger.warning("The model gave %d rows for %d: requests run one by one from now on.", given, rows)
         except _AbandonedError:
             return [(request, LATE) for segment in batch for request in segment.singles()]
-        except Exception as error:
+        except BaseException as error:  # a model may raise SystemExit, and a panic in Rust is no Exception
             if single:
                 return [(batch[0], _failure(error))]
         left, right = _halve(batch)
@@ -86,7 +86,7 @@ class Execution:
             return None if large.rows_left else (large.segment, _of_one(join(large.results)))
         except _AbandonedError:
             return large.segment, LATE
-        except Exception as error:
+        except BaseException as error:
             return large.segment, _failure(error)
 
     def _predict(self, batch: list[Segment], inputs: dict[str, np.ndarray], rows: int) -> InferenceResult:
@@ -140,7 +140,7 @@ def _of_one(result: InferenceResult) -> InferenceResult | Failure:
     return result
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: BaseException) -> Failure:
     text = describe(error)
     if out_of_memory(error):
         return Failure("OutOfMemory", f"This request alone does not fit into the model's memory. {text[:500]}")

@@ -19,20 +19,21 @@ Json = dict[str, Any]
 ABOUT = f"""\
 Every answer carries `{REQUEST_ID_HEADER}` (yours, or a new one), and one that a model gave `{VERSION_HEADER}`.
 `{TIMEOUT_HEADER}` shortens the time a request may take. Errors are `{{"error", "code", "field", "request_id"}}`;
-`field` names what was wrong. 429 and 503 come with `Retry-After`.
+`field` names what was wrong. 429, 503 and 504 come with `Retry-After`.
 """
 
 ERRORS = {
     400: "The body is malformed, or is not what the model takes.",
     404: "No such model or path.",
     405: "Another method belongs to this path.",
+    408: "The whole body was not there in time.",
     413: "The body or an image is too large.",
     415: "This content type is not taken here.",
     422: "The model itself raised on this input.",
     429: "Too many requests wait already; Retry-After says when to come back.",
     500: "The model or the router failed.",
     503: "The model is loading, or has no running replica; Retry-After says when to come back.",
-    504: "The request ran out of time.",
+    504: "The request ran out of time; Retry-After says when to come back.",
 }
 INFERENCE_ERRORS = tuple(ERRORS)
 LOOKUP_ERRORS = (400, 404, 405, 500, 503)

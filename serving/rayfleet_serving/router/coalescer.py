@@ -11,6 +11,7 @@ Nothing is sent while no replica runs: requests wait here, where their deadline 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
@@ -104,9 +105,9 @@ class Coalescer:
         """Requests that may wait here and run, together."""
         return self.limits.max_queued_requests + self._ongoing_limit(max(1, self._replicas()))
 
-    def full(self) -> RequestError:
-        """The refusal of one request too many."""
-        text = f"{self._queued} requests already wait for {self.name}; its limit is maxQueuedRequests."
+    def full(self, here: int) -> RequestError:
+        """The refusal of one request too many where there are `here`, arriving, waiting or under way."""
+        text = f"{here} requests are here for {self.name} already; how many may wait is its limit maxQueuedRequests."
         return RequestError(429, "TooManyRequests", text, retry_after=1.0)
 
     async def infer(self, request: InferenceRequest, deadline: float) -> tuple[InferenceResult, Timing]:
@@ -115,7 +116,7 @@ class Coalescer:
         `Timing.queue` includes the time in this router.
         """
         if self._queued >= self.limits.max_queued_requests and not self._can_send():
-            raise self.full()
+            raise self.full(self._queued + self._ongoing)
         loop = asyncio.get_running_loop()
         item = _Item(
             request=request,
@@ -176,6 +177,8 @@ class Coalescer:
             self._flights.add(flight)
             self._ongoing += len(items)
             flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
+            # Not in `_fly` itself: a task that is cancelled before it begins runs nothing of it.
+            flight.task.add_done_callback(functools.partial(self._landed, flight))
         if self._queued and not self._flights and self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(NO_REPLICA_POLL_S, self._look_again)
 
@@ -212,16 +215,18 @@ class Coalescer:
             self._lost = True
             self._again(items, error)
         except asyncio.CancelledError:
-            self._refuse(items, RequestError(504, "DeadlineExceeded", f"{self.name} did not answer in time."))
+            self._refuse(items, _late(f"{self.name} did not answer in time."))
         except Exception as error:
             self._part(items, error)
         else:
             self._lost = False
             _unpack(items, reply, flight.sent_at)
-        finally:
-            self._flights.discard(flight)
-            self._ongoing -= len(items)
-            self._wake()
+
+    def _landed(self, flight: _Flight, task: asyncio.Task[None]) -> None:
+        """Whatever became of a call, the next may leave."""
+        self._flights.discard(flight)
+        self._ongoing -= len(flight.items)
+        self._wake()
 
     def _again(self, items: list[_Item], error: Exception) -> None:
         """The requests of a lost call are given one more replica, one by one: one of them may be what killed it."""
@@ -260,9 +265,7 @@ class Coalescer:
                 503, "Unavailable", f"No replica of {self.name} was there within {waited:.3g} s.", retry_after=2.0
             )
         else:
-            error = RequestError(
-                504, "DeadlineExceeded", f"{self.name} did not answer within {waited:.3g} s.", retry_after=1.0
-            )
+            error = _late(f"{self.name} did not answer within {waited:.3g} s.")
         item.answer.set_exception(error)
         self._forget(item)
 
@@ -315,5 +318,10 @@ def _unpack(items: list[_Item], reply: Reply, sent_at: float) -> None:
 
 
 def _error(failure: Failure) -> RequestError:
-    status = {"ModelError": 422, "OutOfMemory": 413, "DeadlineExceeded": 504}[failure.code]
-    return RequestError(status, failure.code, failure.message)
+    if failure.code == "DeadlineExceeded":
+        return _late(failure.message)
+    return RequestError({"ModelError": 422, "OutOfMemory": 413}[failure.code], failure.code, failure.message)
+
+
+def _late(message: str) -> RequestError:
+    return RequestError(504, "DeadlineExceeded", message, retry_after=1.0)

@@ -87,12 +87,12 @@ async def _serve(
         try:
             async with asyncio.timeout(timeout):
                 body = await exchange.body(limits.max_request_bytes)
-                metadata = await version.known()
-                off_loop = heavy or len(body) >= LARGE_BODY
-                request = await asyncio.to_thread(decode, body, metadata) if off_loop else decode(body, metadata)
         except TimeoutError:
-            text = f"The request was not there and read within {timeout:.3g} s."
+            text = f"The whole body was not there within {timeout:.3g} s."
             raise RequestError(408, "RequestTimeout", text) from None
+        metadata = await version.known(deadline - time.monotonic())
+        off_loop = heavy or len(body) >= LARGE_BODY
+        request = await asyncio.to_thread(decode, body, metadata) if off_loop else decode(body, metadata)
         result, timing = await exchange.while_client_stays(version.coalescer.infer(request, deadline))
         version.metrics.queue.observe(timing.queue)
         version.metrics.batch_wait.observe(timing.batch_wait)

@@ -8,8 +8,8 @@ around its own app,
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=rayfleet_serving.router.shortcut:middlewares
 
 and this one hands requests to the front of the router that runs in this process. Health checks, and everything in
-processes without a router, go on to Serve. Where the variable is not set, every request goes through Serve and is
-answered in the same way, at a third more CPU time in the routers.
+processes without a router, go on to Serve. Where the variable is not set, every request goes through Serve, at a third
+more CPU time in the routers; docs/http.md names what then differs for clients.
 
 What Serve does not count, it does not wait for when a router stops; uvicorn does, so nothing is cut off.
 """
@@ -59,6 +59,7 @@ class Shortcut:
             front is None
             or scope["type"] != "http"
             or scope["path"].startswith(SERVES_OWN)
+            or scope.get("root_path")
             # With user code on a thread of its own the server has another loop, and the front's futures belong to one.
             or asyncio.get_running_loop() is not _here.loop
         ):

@@ -91,7 +91,7 @@ class LiveVersion:
     def held(self) -> Iterator[None]:
         """Hold the version for one request. Raises `RequestError` 429 where more are here than may wait and run."""
         if self._held >= self.coalescer.capacity:
-            raise self.coalescer.full()
+            raise self.coalescer.full(self._held)
         self._held += 1
         self.metrics.in_flight.inc()
         try:
@@ -100,11 +100,11 @@ class LiveVersion:
             self._held -= 1
             self.metrics.in_flight.dec()
 
-    async def known(self) -> ModelMetadata:
-        """What the model takes. Raises `RequestError` 503 while no replica has told."""
+    async def known(self, patience: float = METADATA_WAIT_S) -> ModelMetadata:
+        """What the model takes. Raises `RequestError` 503 where no replica has told in `patience` seconds."""
         if self.metadata is None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(METADATA_WAIT_S):
+                async with asyncio.timeout(min(patience, METADATA_WAIT_S)):
                     await self._arrived.wait()
         if self.metadata is None:
             text = f"Version {self.route.version} of {self.model} is still loading."
