@@ -242,6 +242,32 @@ def test_requests_that_expire_at_once_hold_up_nobody(loop: Callable[[], Any], to
         runner.run(scene())
 
 
+async def test_a_request_that_would_be_answered_too_late_makes_way() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    replicas.go.clear()
+    slow = asyncio.ensure_future(ask(coalescer, 1.0))
+    begin = time.monotonic()
+    await until(lambda: replicas.in_flight == 1 and time.monotonic() - begin > 0.5)
+    # A call is now known to take half a second.
+    hasty = asyncio.ensure_future(ask(coalescer, 2.0, timeout=0.45))
+    patient = asyncio.ensure_future(ask(coalescer, 3.0))
+    await until(lambda: coalescer.queued == 2)
+    replicas.go.set()
+    assert await asyncio.gather(slow, patient) == [2.0, 6.0]
+    with pytest.raises(RequestError) as late:
+        await hasty
+    assert (late.value.status, late.value.retry_after) == (504, 1.0)
+    assert [float(v) for call in replicas.calls for v in call.inputs["x"][:, 0]] == [1.0, 3.0]
+
+
+async def test_a_request_that_nobody_waits_behind_is_tried() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas)
+    coalescer._measure(60.0)
+    assert await ask(coalescer, 2.0, timeout=20.0) == 4.0
+
+
 async def test_a_caller_that_went_away_costs_no_compute() -> None:
     replicas = Replicas()
     coalescer = coalescer_of(replicas)

@@ -24,11 +24,12 @@ async def serves_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 class StandInFront:
-    """Answers at once, but waits for ever at /slow."""
+    """Answers at once, but at /slow when it is let go."""
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
         self.ended: list[BaseException | None] = []
+        self.go = asyncio.Event()
 
     async def direct(self, scope: Any, receive: Any, send: Any) -> None:
         exchange = Exchange.of(scope, receive)
@@ -37,7 +38,7 @@ class StandInFront:
         await exchange.body(1000)
         if scope["path"] == "/slow":
             try:
-                await exchange.while_client_stays(asyncio.get_running_loop().create_future())
+                await exchange.while_client_stays(self.go.wait())
             except asyncio.CancelledError as error:
                 self.ended.append(error)
                 return
@@ -51,15 +52,21 @@ def nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.asynccontextmanager
 async def server() -> AsyncIterator[str]:
+    async with running() as (_, url):
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[tuple[uvicorn.Server, str]]:
     config = uvicorn.Config(Shortcut(serves_app), port=0, lifespan="off", log_level="error")
-    running = uvicorn.Server(config)
-    task = asyncio.ensure_future(running.serve())
-    await until("the server listens", lambda: running.started)
-    port = running.servers[0].sockets[0].getsockname()[1]
+    server = uvicorn.Server(config)
+    task = asyncio.ensure_future(server.serve())
+    await until("the server listens", lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield server, f"http://127.0.0.1:{port}"
     finally:
-        running.should_exit = True
+        server.should_exit = True
         await task
 
 
@@ -107,6 +114,20 @@ async def test_a_request_is_cancelled_when_its_client_leaves() -> None:
         await until("it is cancelled", lambda: front.ended)
         assert front.exchanges[0].client_gone
         assert await get(f"{url}/fast") == "front"
+
+
+async def test_a_server_that_stops_answers_what_it_has() -> None:
+    """As Serve stops it: with no request of its own counting, it tells uvicorn to end and waits for that."""
+    front = StandInFront()
+    async with running() as (stopping, url), httpx.AsyncClient(trust_env=False) as client:
+        open_to(front)
+        request = asyncio.ensure_future(client.post(f"{url}/slow", content=b"body"))
+        await until("the request is there", lambda: front.exchanges)
+        stopping.should_exit = True
+        await until("it takes no more", lambda: not stopping.servers[0].is_serving())
+        front.go.set()
+        answer = await request
+    assert (answer.status_code, answer.text) == (200, "front")
 
 
 async def test_a_request_whose_client_stays_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:

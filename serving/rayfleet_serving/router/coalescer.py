@@ -5,7 +5,9 @@ follows the model's running replicas, so that every replica has one call to run 
 `ceil(2 * replicas / routers)` for each router. Fewer would let a replica wait for the hop; more would make batches
 small.
 
-Nothing is sent while no replica runs: requests wait here, where their deadline and their client still count.
+Nothing is sent while no replica runs: requests wait here, where their deadline and their client still count. A request
+with less time left than a call takes is not sent while others wait behind it: under overload, answering the oldest
+first would answer everybody too late.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult,
 
 MAX_CALL_BYTES = 8 * 1024 * 1024
 """Requests stop joining a call here: beyond it a call costs by its bytes, and waiting for more saves nothing."""
+
+SMOOTHING = 0.2
+"""Weight of the newest call in the running mean of what a call takes."""
 
 NO_REPLICA_POLL_S = 0.05
 """How often a queue without a running replica looks for one."""
@@ -87,6 +92,8 @@ class Coalescer:
         self._flights: set[_Flight] = set()
         self._lost = False
         """A replica was lost and none has answered since."""
+        self._call_s = 0.0
+        """What a call takes, on average: the hop, waiting for the device, computing. Seconds."""
         self._woken = False
         self._retry: asyncio.TimerHandle | None = None
 
@@ -192,8 +199,12 @@ class Coalescer:
         queue = self._queues[kind]
         items: list[_Item] = []
         rows = nbytes = 0
+        too_late = time.monotonic() + self._call_s
         while queue and len(items) < most:
             item = queue[0]
+            # The last one goes in any case: else nobody would learn when calls are faster again.
+            if item.deadline < too_late and len(queue) > 1 and not item.answer.done():
+                item.answer.set_exception(_late(f"{self.name} has too many requests to answer this one in time."))
             if not item.answer.done():
                 full = rows + item.request.rows > self.max_batch_size or nbytes + item.nbytes > MAX_CALL_BYTES
                 if items and (full or item.alone or items[0].alone):
@@ -220,7 +231,11 @@ class Coalescer:
             self._part(items, error)
         else:
             self._lost = False
+            self._measure(time.monotonic() - flight.sent_at)
             _unpack(items, reply, flight.sent_at)
+
+    def _measure(self, seconds: float) -> None:
+        self._call_s = self._call_s + SMOOTHING * (seconds - self._call_s) if self._call_s else seconds
 
     def _landed(self, flight: _Flight, task: asyncio.Task[None]) -> None:
         """Whatever became of a call, the next may leave."""
