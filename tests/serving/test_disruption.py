@@ -187,6 +187,22 @@ def test_a_registry_that_is_down_at_start_is_waited_for(
         registry.start()
 
 
+async def test_routers_are_replaced_under_load_and_no_request_fails(up: RayfleetUp) -> None:
+    before = set(up.replicas("router"))
+    assert len(before) == 2
+    fleet = {"apiVersion": "rayfleet.io/v1alpha1", "kind": "ModelFleet", "metadata": {"name": "fleet"}}
+    async with closed_loop(up.url, "/line/predict", BODY) as load:
+        await until("load", lambda: len(load.answers) > 100)
+        written = up.folder.parent / "models" / "fleet.yaml"
+        written.write_text(yaml.safe_dump(fleet | {"spec": {"routers": {"cpu": "300m"}}}))
+        await until("two new routers", lambda: len(set(up.replicas("router")) - before) == 2)
+        await until("the old ones are gone", lambda: not before & set(up.replicas("router")))
+        seen = len(load.answers)
+        await until("more load", lambda: len(load.answers) > seen + 200)
+    print(f"\nrouters replaced: {load.summary()}")
+    assert load.failed == []
+
+
 class Code(mlflow.pyfunc.PythonModel):
     """A pickle, and this ModelDeployment does not allow code from artifacts."""
 
