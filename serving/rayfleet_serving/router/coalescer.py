@@ -20,12 +20,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from rayfleet_serving.config import Limits
-from rayfleet_serving.link.call import Call, Failure, Kind, Reply, Timing, kind_of
+from rayfleet_serving.link.call import Call, Kind, Reply, Timing, kind_of
 from rayfleet_serving.link.client import ReplicaLostError
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult, RequestError
+from rayfleet_serving.router.packing import Item, late, pack, unpack
 
 MAX_CALL_BYTES = 8 * 1024 * 1024
 """Requests stop joining a call here: beyond it a call costs by its bytes, and waiting for more saves nothing."""
@@ -38,24 +37,10 @@ NO_REPLICA_POLL_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
-class _Item:
-    request: InferenceRequest
-    answer: asyncio.Future[tuple[InferenceResult, Timing]]
-    kind: Kind
-    queued_at: float
-    deadline: float
-    nbytes: int
-    losses: int = 0
-    alone: bool = False
-    """A call with it in it could not be sent or answered: it goes alone, so that it fails alone."""
-    expiry: asyncio.TimerHandle | None = None
-
-
-@dataclass(slots=True, eq=False)
 class _Flight:
     """One call on its way, and the requests in it."""
 
-    items: list[_Item]
+    items: list[Item]
     sent_at: float
     task: asyncio.Task[None] | None = None
     open: int = field(default=0)
@@ -86,7 +71,7 @@ class Coalescer:
         self.routers = routers
         self._call = call
         self._replicas = replicas
-        self._queues: dict[Kind, deque[_Item]] = {}
+        self._queues: dict[Kind, deque[Item]] = {}
         self._queued = 0
         self._ongoing = 0
         self._flights: set[_Flight] = set()
@@ -125,7 +110,7 @@ class Coalescer:
         if self._queued >= self.limits.max_queued_requests and not self._can_send():
             raise self.full(self._queued + self._ongoing)
         loop = asyncio.get_running_loop()
-        item = _Item(
+        item = Item(
             request=request,
             answer=loop.create_future(),
             kind=kind_of(request.inputs, request.form, request.params),
@@ -143,7 +128,7 @@ class Coalescer:
             if item.answer.cancelled():
                 self._forget(item)
 
-    def _enqueue(self, item: _Item, *, first: bool = False) -> None:
+    def _enqueue(self, item: Item, *, first: bool = False) -> None:
         queue = self._queues.setdefault(item.kind, deque())
         if first:
             queue.appendleft(item)
@@ -193,18 +178,18 @@ class Coalescer:
         self._retry = None
         self._send()
 
-    def _take(self, most: int) -> list[_Item]:
+    def _take(self, most: int) -> list[Item]:
         """The oldest request and those of its kind behind it, up to the batch limit; skips the ones given up."""
         kind = min(self._queues, key=lambda kind: self._queues[kind][0].queued_at)
         queue = self._queues[kind]
-        items: list[_Item] = []
+        items: list[Item] = []
         rows = nbytes = 0
         too_late = time.monotonic() + self._call_s
         while queue and len(items) < most:
             item = queue[0]
             # The last one goes in any case: else nobody would learn when calls are faster again.
             if item.deadline < too_late and len(queue) > 1 and not item.answer.done():
-                item.answer.set_exception(_late(f"{self.name} has too many requests to answer this one in time."))
+                item.answer.set_exception(late(f"{self.name} has too many requests to answer this one in time."))
             if not item.answer.done():
                 full = rows + item.request.rows > self.max_batch_size or nbytes + item.nbytes > MAX_CALL_BYTES
                 if items and (full or item.alone or items[0].alone):
@@ -221,18 +206,18 @@ class Coalescer:
     async def _fly(self, flight: _Flight) -> None:
         items = flight.items
         try:
-            reply = await self._call(_pack(items))
+            reply = await self._call(pack(items))
         except ReplicaLostError as error:
             self._lost = True
             self._again(items, error)
         except asyncio.CancelledError:
-            self._refuse(items, _late(f"{self.name} did not answer in time."))
+            self._refuse(items, late(f"{self.name} did not answer in time."))
         except Exception as error:
             self._part(items, error)
         else:
             self._lost = False
             self._measure(time.monotonic() - flight.sent_at)
-            _unpack(items, reply, flight.sent_at)
+            unpack(items, reply, flight.sent_at)
 
     def _measure(self, seconds: float) -> None:
         self._call_s = self._call_s + SMOOTHING * (seconds - self._call_s) if self._call_s else seconds
@@ -243,7 +228,7 @@ class Coalescer:
         self._ongoing -= len(flight.items)
         self._wake()
 
-    def _again(self, items: list[_Item], error: Exception) -> None:
+    def _again(self, items: list[Item], error: Exception) -> None:
         """The requests of a lost call are given one more replica, one by one: one of them may be what killed it."""
         for item in reversed(items):
             item.losses += 1
@@ -253,7 +238,7 @@ class Coalescer:
             else:
                 self._put_back(item)
 
-    def _part(self, items: list[_Item], error: Exception) -> None:
+    def _part(self, items: list[Item], error: Exception) -> None:
         """A call that could not be sent or answered as a whole is tried request by request."""
         if len(items) == 1:
             self._refuse(items, RequestError(500, "Internal", f"{self.name}: {type(error).__name__}: {error}"))
@@ -261,17 +246,17 @@ class Coalescer:
         for item in reversed(items):
             self._put_back(item)
 
-    def _put_back(self, item: _Item) -> None:
+    def _put_back(self, item: Item) -> None:
         if not item.answer.done():
             item.alone = True
             self._enqueue(item, first=True)
 
-    def _refuse(self, items: list[_Item], error: RequestError) -> None:
+    def _refuse(self, items: list[Item], error: RequestError) -> None:
         for item in items:
             if not item.answer.done():
                 item.answer.set_exception(error)
 
-    def _expire(self, item: _Item) -> None:
+    def _expire(self, item: Item) -> None:
         if item.answer.done():
             return
         waited = time.monotonic() - item.queued_at
@@ -280,11 +265,11 @@ class Coalescer:
                 503, "Unavailable", f"No replica of {self.name} was there within {waited:.3g} s.", retry_after=2.0
             )
         else:
-            error = _late(f"{self.name} did not answer within {waited:.3g} s.")
+            error = late(f"{self.name} did not answer within {waited:.3g} s.")
         item.answer.set_exception(error)
         self._forget(item)
 
-    def _forget(self, item: _Item) -> None:
+    def _forget(self, item: Item) -> None:
         """Nobody waits for this request any more: drop it, and a call in which nobody is left."""
         queue = self._queues.get(item.kind)
         if queue and item in queue:
@@ -299,44 +284,3 @@ class Coalescer:
                 if flight.open == 0 and flight.task:
                     flight.task.cancel()
                 return
-
-
-def _pack(items: list[_Item]) -> Call:
-    first = items[0].request
-    now = time.monotonic()
-    if len(items) == 1:
-        inputs = first.inputs
-    else:
-        inputs = {name: np.concatenate([item.request.inputs[name] for item in items]) for name in first.inputs}
-    return Call(
-        inputs=inputs,
-        sizes=[item.request.rows for item in items],
-        form=first.form,
-        params=first.params,
-        budgets=[item.deadline - now for item in items],
-    )
-
-
-def _unpack(items: list[_Item], reply: Reply, sent_at: float) -> None:
-    row = 0
-    for index, (item, rows) in enumerate(zip(items, reply.rows, strict=True)):
-        end = row + rows
-        if not item.answer.done():
-            failure = reply.failures.get(index) if reply.failures else None
-            if failure:
-                item.answer.set_exception(_error(failure))
-            else:
-                outputs = {name: array[row:end] for name, array in reply.outputs.items()}
-                timing = reply.timing._replace(queue=reply.timing.queue + sent_at - item.queued_at)
-                item.answer.set_result((InferenceResult(outputs, reply.form), timing))
-        row = end
-
-
-def _error(failure: Failure) -> RequestError:
-    if failure.code == "DeadlineExceeded":
-        return _late(failure.message)
-    return RequestError({"ModelError": 422, "OutOfMemory": 413}[failure.code], failure.code, failure.message)
-
-
-def _late(message: str) -> RequestError:
-    return RequestError(504, "DeadlineExceeded", message, retry_after=1.0)
