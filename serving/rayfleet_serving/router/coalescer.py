@@ -79,6 +79,7 @@ class Coalescer:
         """A replica was lost and none has answered since."""
         self._call_s = 0.0
         """What a call takes, on average: the hop, waiting for the device, computing. Seconds."""
+        self._newest_call_s = 0.0
         self._woken = False
         self._retry: asyncio.TimerHandle | None = None
 
@@ -184,7 +185,8 @@ class Coalescer:
         queue = self._queues[kind]
         items: list[Item] = []
         rows = nbytes = 0
-        too_late = time.monotonic() + self._call_s
+        # After a stall, one quick call is enough to expect quick ones again.
+        too_late = time.monotonic() + min(self._call_s, self._newest_call_s)
         while queue and len(items) < most:
             item = queue[0]
             # The last one goes in any case: else nobody would learn when calls are faster again.
@@ -220,6 +222,7 @@ class Coalescer:
             unpack(items, reply, flight.sent_at)
 
     def _measure(self, seconds: float) -> None:
+        self._newest_call_s = seconds
         self._call_s = self._call_s + SMOOTHING * (seconds - self._call_s) if self._call_s else seconds
 
     def _landed(self, flight: _Flight, task: asyncio.Task[None]) -> None:
