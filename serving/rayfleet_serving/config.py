@@ -138,7 +138,7 @@ class VersionRoute(Contract):
 
 
 class ModelRoute(Contract):
-    """One model as the router sees it. Weights sum to 100."""
+    """One model as the router sees it. Weights sum to 100; a model that waits for its first version has none."""
 
     versions: list[VersionRoute]
     limits: Limits = Limits()

@@ -73,7 +73,9 @@ class RouterMetrics:
             (*labels, "cause"),
             registry=self.registry,
         )
-        self.total = self._histogram("rayfleet_request_duration_seconds", "From the request's body to its answer.")
+        self.total = self._histogram(
+            "rayfleet_request_duration_seconds", "From the arrival of a request to its answer."
+        )
         self.queue = self._histogram(
             "rayfleet_queue_duration_seconds", "Waiting in the router and for the model's device."
         )

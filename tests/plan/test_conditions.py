@@ -61,11 +61,12 @@ def test_a_failure_says_what_the_model_said() -> None:
         '  File "/ray/replica.py", line 1, in initialize\n    await self.init()\n'
         "RuntimeError: Traceback (most recent call last):\n"
         '  File "/model/app.py", line 7, in __init__\n    load()\n    ^^^^^^\n'
-        "ValueError: this pickle needs allowCodeExecution: true\nand a person who trusts it\n"
+        "rayfleet_serving.model.errors.LoadError: "
+        "this pickle needs allowCodeExecution: true\nand a person who trusts it\n"
     )
     planned = plan_one(observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}, message=message), identity(2))
     assert condition(planned, ConditionType.DEGRADED)[2] == (
-        "version 2 failed to start: ValueError: this pickle needs allowCodeExecution: true\nand a person who trusts it"
+        "version 2 failed to start: this pickle needs allowCodeExecution: true\nand a person who trusts it"
     )
 
 

@@ -181,6 +181,10 @@ class Walk(RuleBasedStateMachine):
         old = observed.table.models if observed.table else {}
 
         for name, route in new.items():
+            if not route.versions:
+                ours = {app for app, found in observed.apps.items() if found.entry["args"].get("name") == name}
+                assert not ours & running, f"{name} runs and is not served"
+                continue
             assert sum(row.weight for row in route.versions) == 100
             before = {row.app for row in old[name].versions if row.weight} if name in old else set()
             after = {row.app for row in route.versions if row.weight}

@@ -179,7 +179,11 @@ def test_a_registry_that_is_down_at_start_is_waited_for(
     try:
         with RayfleetUp([tmp_path / "line.yaml"], folder=tmp_path / "up") as up:
             up.wait("the table says so", lambda: "RegistryUnreachable" in str(up.model("line")))
-            assert predict(up).status_code in (404, 503)
+            up.wait("the routers know its name", lambda: predict(up).status_code == 503)
+            assert "no version to answer yet" in predict(up).json()["error"]
+            assert int(predict(up).headers["retry-after"]) >= 1
+            for path in ("/v2/health/ready", "/v2/models/line/ready"):
+                assert httpx.get(up.url + path, trust_env=False).json() == {"ready": False}
             registry.start()
             up.wait_ready("line")
             assert predict(up).json()["predictions"] == [pytest.approx(6.0)]

@@ -30,6 +30,7 @@ def up(paths: tuple[str, ...], port: int, address: str | None, fleet: str | None
     for problem in sources.wanted.problems:
         click.echo(problem, err=True)
     if sources.wanted.problems:
+        click.echo("Nothing was started. While it runs, a mistake in a file holds up that file alone.", err=True)
         raise SystemExit(1)
     if not sources.wanted.models:
         raise click.ClickException(f"no ModelDeployment in {', '.join(map(click.format_filename, paths))}")

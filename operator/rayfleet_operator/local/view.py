@@ -83,8 +83,9 @@ class Terminal:
     def _draw(self) -> RenderableType:
         if self._status is None:
             return Text()
-        parts: list[RenderableType] = [table(self._status, self._url)]
-        parts += [Text(f"! {problem}", style="red") for problem in self._status.problems]
+        # What does not fit on the screen is cut off at the end.
+        parts: list[RenderableType] = [Text(f"! {problem}", style="red") for problem in self._status.problems]
+        parts.append(table(self._status, self._url))
         if any(map(under_way, self._status.models)):
             parts.append(Spinner("dots", Text("working", style="dim")))
         parts.append(Text("Edit the files to change what is served. Ctrl-C ends it.", style="dim"))
@@ -139,11 +140,10 @@ class Lines:
 
 
 def table(status: Status, url: str) -> RenderableType:
-    """Models, versions, weights, state and message, and where to send requests."""
+    """Models, versions, weights and state, then what there is to say of each, and where to send requests."""
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("MODEL", "STATE", "VERSION", "WEIGHT", "VERSION STATE"):
         rows.add_column(column, no_wrap=True)
-    rows.add_column("MESSAGE", overflow="fold")
     for model in status.models:
         versions = model.versions
         rows.add_row(
@@ -152,12 +152,13 @@ def table(status: Status, url: str) -> RenderableType:
             Text("\n".join(each.version for each in versions) or "-"),
             Text("\n".join(f"{each.weight} %" for each in versions)),
             Text("\n".join(each.state for each in versions)),
-            Text(message(model) + _elapsed(model)),
         )
     if not status.models:
         rows.add_row(Text("no models", style="dim"))
+    said = [Text(f"{model.name}: {text}{_elapsed(model)}") for model in status.models if (text := message(model))]
     names = [model.name for model in status.models if model.ready]
-    return Group(rows, Text(), *(Text(each, style="cyan") for each in endpoints(url, names)))
+    where = [Text(each, style="cyan") for each in endpoints(url, names)]
+    return Group(rows, *([Text(), *said] if said else []), Text(), *where)
 
 
 def endpoints(url: str, models: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ MAX_LINES = 6
 MAX_CHARACTERS = 1000
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_OURS = re.compile(r"^rayfleet_serving\.model\.errors\.LoadError: ")
 _FRAME = re.compile(r'\s*File "[^"]+", line \d+')
 
 
@@ -24,5 +25,5 @@ def cause(message: str) -> str:
         # The frame's own source line and its markers are indented; the exception's first line is not.
         start = next((number for number, line in enumerate(after) if not line[0].isspace()), 0)
         lines = after[start:] or lines
-    text = "\n".join(lines[:MAX_LINES] if frames else lines[-MAX_LINES:])
+    text = _OURS.sub("", "\n".join(lines[:MAX_LINES] if frames else lines[-MAX_LINES:]))
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"

@@ -138,13 +138,16 @@ def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem 
         found = facts.live[holder]
         row = VersionRoute(app=holder, version=found.version, model_id=found.model_id, weight=100, max_batch_size=batch)
         route = traffic.route(model.spec, [row])
-    weights = {row.app: row.weight for row in route.versions} if route else {}
+    if route is None:
+        route = traffic.waiting(model.spec)
+    weights = {row.app: row.weight for row in route.versions}
     faults = explain.faults(facts, None, weights)
     if problem is None:
         progress = conditions.progressing(Reason.RESOLVING, "the registry has not answered yet")
     else:
         kept = ", ".join(f"version {found.version}" for app, found in facts.live.items() if weights.get(app, 0) > 0)
-        faults.append((problem.reason, f"{problem.message}; {kept} keeps the requests" if kept else problem.message))
+        text = f"{problem.message.rstrip('.')}; {kept} keeps the requests" if kept else problem.message
+        faults.append((problem.reason, text))
         progress = conditions.resting(problem.reason, "nothing moves until the wanted version is known")
     return _decision(
         facts,

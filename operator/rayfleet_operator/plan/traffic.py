@@ -17,6 +17,11 @@ def route(spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute]) -> Mo
     return ModelRoute(versions=ordered, limits=limits(spec.limits), transform=transform(spec.transform))
 
 
+def waiting(spec: api.ModelDeploymentSpec) -> ModelRoute:
+    """The row of a model without a version: routers know its name, and answer that it is not ready."""
+    return ModelRoute(versions=[], limits=limits(spec.limits), transform=transform(spec.transform))
+
+
 def limits(spec: api.Limits) -> Limits:
     return Limits(
         max_ongoing_requests=spec.max_ongoing_requests,

@@ -33,7 +33,10 @@ class LiveModel:
         return any(version.ready for version in self._weighted)
 
     def choose(self) -> LiveVersion:
-        """Pick a version by weight."""
+        """Pick a version by weight. Raises `RequestError` 503 where the model has none yet."""
+        if not self._weighted:
+            text = f"Model {self.name} has no version to answer yet; its status says why."
+            raise RequestError(503, "NotReady", text, retry_after=5.0)
         if len(self._weighted) == 1:
             return self._weighted[0]
         return random.choices(self._weighted, self._weights)[0]  # noqa: S311 - a split of traffic, not a secret
@@ -43,7 +46,7 @@ class LiveModel:
         for version in self.versions:
             if version.route.version == label:
                 return version
-        live = ", ".join(version.route.version for version in self.versions)
+        live = ", ".join(version.route.version for version in self.versions) or "none"
         raise RequestError(
             404, "VersionNotFound", f"Model {self.name} has no live version {label!r}; live: {live}.", field="version"
         )
