@@ -30,7 +30,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 WITHOUT_HAPROXY = (
     "HAProxy is not used (it needs Linux, and RAY_SERVE_ENABLE_HA_PROXY not set to 0): Serve's own proxy takes about a "
-    "quarter as many requests per second, and milliseconds more for each"
+    "tenth as many requests per second under load, and milliseconds more for each"
 )
 
 
