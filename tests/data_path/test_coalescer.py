@@ -15,7 +15,7 @@ from rayfleet_serving.config import Limits
 from rayfleet_serving.link.call import Call, Failure, Reply, Timing
 from rayfleet_serving.link.client import ReplicaLostError
 from rayfleet_serving.protocol.message import InferenceRequest, RequestError
-from rayfleet_serving.router.coalescer import Coalescer
+from rayfleet_serving.router.coalescer import REMEMBERED_CALLS, Coalescer
 
 
 class Replicas:
@@ -69,6 +69,13 @@ def request(value: float, width: int = 1) -> InferenceRequest:
 async def ask(coalescer: Coalescer, value: float, *, timeout: float = 30.0, width: int = 1) -> float:
     result, _ = await coalescer.infer(request(value, width), time.monotonic() + timeout)
     return float(result.outputs["y"][0, 0])
+
+
+async def ask_large(coalescer: Coalescer) -> int:
+    """Forty rows; returns how many were answered."""
+    rows = InferenceRequest({"x": np.ones((40, 1), np.float32)}, 40, "tensors")
+    result, _ = await coalescer.infer(rows, time.monotonic() + 60)
+    return len(result.outputs["y"])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -244,28 +251,53 @@ def test_requests_that_expire_at_once_hold_up_nobody(loop: Callable[[], Any], to
 
 async def test_a_request_that_would_be_answered_too_late_makes_way() -> None:
     replicas = Replicas()
-    coalescer = coalescer_of(replicas)
     replicas.go.clear()
-    slow = asyncio.ensure_future(ask(coalescer, 1.0))
-    begin = time.monotonic()
-    await until(lambda: replicas.in_flight == 1 and time.monotonic() - begin > 0.5)
-    # A call is now known to take half a second.
-    hasty = asyncio.ensure_future(ask(coalescer, 2.0, timeout=0.45))
-    patient = asyncio.ensure_future(ask(coalescer, 3.0))
+    coalescer = coalescer_of(replicas, max_batch_size=4)
+    coalescer._calls_s.extend([30.0] * REMEMBERED_CALLS)
+    # More large ones than others may pass; what they take counts for nobody else.
+    large = [asyncio.ensure_future(ask_large(coalescer)) for _ in range(3)]
+    await until(lambda: replicas.in_flight == 3)
+    hasty = asyncio.ensure_future(ask(coalescer, 2.0, timeout=25.0))
+    patient = asyncio.ensure_future(ask(coalescer, 3.0, timeout=60.0))
     await until(lambda: coalescer.queued == 2)
     replicas.go.set()
-    assert await asyncio.gather(slow, patient) == [2.0, 6.0]
-    with pytest.raises(RequestError) as late:
+    assert await asyncio.gather(*large, patient) == [40, 40, 40, 6.0]
+    with pytest.raises(RequestError, match="too many requests") as refused:
         await hasty
-    assert (late.value.status, late.value.retry_after) == (504, 1.0)
-    assert [float(v) for call in replicas.calls for v in call.inputs["x"][:, 0]] == [1.0, 3.0]
+    assert (refused.value.status, refused.value.retry_after) == (504, 1.0)
+    assert [float(call.inputs["x"][0, 0]) for call in replicas.calls] == [1.0, 1.0, 1.0, 3.0]
 
 
 async def test_a_request_that_nobody_waits_behind_is_tried() -> None:
+    coalescer = coalescer_of(Replicas())
+    coalescer._calls_s.extend([60.0] * REMEMBERED_CALLS)
+    assert await ask(coalescer, 2.0, timeout=20.0) == 4.0
+
+
+async def test_one_quick_call_among_slow_ones_is_enough_to_refuse_nobody() -> None:
     replicas = Replicas()
     coalescer = coalescer_of(replicas)
-    coalescer._measure(60.0)
-    assert await ask(coalescer, 2.0, timeout=20.0) == 4.0
+    coalescer._calls_s.extend([30.0] * (REMEMBERED_CALLS - 1) + [0.001])
+    answers = await behind_a_call(coalescer, replicas, *map(float, range(9)))
+    replicas.go.set()
+    assert await asyncio.gather(*answers) == [2.0 * i for i in range(9)]
+
+
+async def test_a_large_request_does_not_keep_others_from_leaving() -> None:
+    replicas = Replicas()
+    replicas.go.clear()
+    coalescer = coalescer_of(replicas, max_batch_size=4)
+    large = asyncio.ensure_future(ask_large(coalescer))
+    await until(lambda: replicas.in_flight == 1)
+    other = asyncio.ensure_future(ask(coalescer, 2.0))
+    await until(lambda: replicas.in_flight == 2)
+    # But for these, calls are as few as ever.
+    third = asyncio.ensure_future(ask(coalescer, 3.0))
+    await until(lambda: coalescer.queued == 1)
+    assert replicas.in_flight == 2
+    replicas.go.set()
+    assert await asyncio.gather(other, third) == [4.0, 6.0]
+    assert await large == 40
 
 
 async def test_a_caller_that_went_away_costs_no_compute() -> None:

@@ -22,6 +22,10 @@ class Box(BaseModel):
     corner: tuple[int, int]
 
 
+class Anything(BaseModel):
+    value: Any
+
+
 WHEN = datetime.datetime(2024, 2, 29, 12, 30)
 VALUES: list[tuple[Any, Any]] = [
     (pd.NA, None),
@@ -48,6 +52,7 @@ VALUES: list[tuple[Any, Any]] = [
     (np.str_("é"), "é"),
     ("half \ud800", "half ?"),
     ({"\udcff": ["\udcff", ("a", "\udcff")]}, {"?": ["?", ["a", "?"]]}),
+    ([Anything(value=["\ud800", 2**70])], [{"value": ["?", 2.0**70]}]),
     (2**64 - 1, 2**64 - 1),
     (-(2**70), -(2.0**70)),
     ([2**2000], [str(2**2000)]),

@@ -75,7 +75,7 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> Loaded:
     objects: list[_Object] = []
     problems: list[Problem] = []
     notes: list[Problem] = []
-    for file, named in _files(paths, problems):
+    for file, named in _files(paths, problems, notes):
         try:
             for tree in _trees(file):
                 if _is_foreign(tree):
@@ -92,12 +92,14 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> Loaded:
     return _together(objects, problems, notes)
 
 
-def _files(paths: Sequence[str | os.PathLike[str]], problems: list[Problem]) -> Iterator[tuple[Path, bool]]:
-    """Each file once, and whether it was named itself; what cannot be one goes to `problems`."""
+def _files(
+    paths: Sequence[str | os.PathLike[str]], problems: list[Problem], notes: list[Problem]
+) -> Iterator[tuple[Path, bool]]:
+    """Each file once, and whether it was named itself; what cannot be one goes to `problems` or `notes`."""
     seen: set[str] = set()
     for given in map(Path, paths):
         if given.is_dir():
-            found = sorted(_yaml_files(given, problems))
+            found = sorted(_yaml_files(given, problems, notes))
         elif given.is_file():
             found = [given]
         else:
@@ -111,12 +113,16 @@ def _files(paths: Sequence[str | os.PathLike[str]], problems: list[Problem]) -> 
                 yield file, file is given
 
 
-def _yaml_files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
-    """Hidden folders are no part of a project: .git, .venv, the ..data of a ConfigMap volume."""
+def _yaml_files(folder: Path, problems: list[Problem], notes: list[Problem]) -> Iterator[Path]:
+    """Hidden folders are no part of a project: .git, .venv, the ..data of a ConfigMap volume.
+
+    A folder that cannot be read is a problem where it is `folder`; others may be none of ours.
+    """
 
     def unreadable(error: OSError) -> None:
+        where = Path(error.filename)
         what = f"this folder cannot be read: {error.strerror}"
-        problems.append(Problem(_name(Path(error.filename)), 0, "", "", "", what, ""))
+        (problems if where == folder else notes).append(Problem(_name(where), 0, "", "", "", what, ""))
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]

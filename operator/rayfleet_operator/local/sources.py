@@ -68,8 +68,9 @@ class Sources:
     async def _load(self, seen: Signature) -> None:
         loaded = await asyncio.to_thread(documents.load, self._paths)
         self._seen = seen
-        self._accepted = accept(loaded, self._accepted)
         problems = [str(problem) for problem in loaded.problems]
+        problems += [str(note) for note in loaded.notes if _below(note.file, self._accepted)]
+        self._accepted = accept(loaded, self._accepted)
         self._want(choose(self._accepted, problems, self._fleet, self.wanted))
 
     def _want(self, wanted: Wanted) -> None:
@@ -80,11 +81,14 @@ class Sources:
 
 def signature(paths: Sequence[str]) -> Signature:
     """What changes whenever one of the files does: it is only compared."""
-    found = set()
+    found: set[tuple[str, int, int, int]] = set()
     for path in paths:
         files = [Path(path)]
         if os.path.isdir(path):
-            files = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
+            unreadable: list[OSError] = []
+            walked = os.walk(path, onerror=unreadable.append)
+            files = [Path(parent, name) for parent, _, names in walked for name in names]
+            found |= {(str(error.filename), 0, 0, 0) for error in unreadable}
         for file in files:
             if file.suffix in (".yaml", ".yml") or len(files) == 1:
                 try:
@@ -105,11 +109,18 @@ def accept(loaded: Loaded, before: Accepted) -> Accepted:
     for wrong in {problem.file for problem in loaded.problems}:
         now.pop(wrong, None)
         for file, held in before.items():
-            # A file that is gone is no mistake but a deletion. A folder that is gone as a whole was not emptied.
-            mistaken = file == wrong and os.path.lexists(file)
-            if mistaken or Path(wrong) in Path(file).parents:
+            # A file that is gone is no mistake but a deletion.
+            if file == wrong and os.path.lexists(file):
                 now[file] = held
+    # A folder that is gone as a whole, or cannot be read, was not emptied.
+    for problem in (*loaded.problems, *loaded.notes):
+        now |= {file: before[file] for file in _below(problem.file, before)}
     return now
+
+
+def _below(folder: str, accepted: Accepted) -> list[str]:
+    """Files that lie in `folder`."""
+    return [file for file in accepted if Path(folder) in Path(file).parents]
 
 
 def choose(accepted: Accepted, problems: list[str], name: str | None, before: Wanted | None) -> Wanted:

@@ -4,7 +4,8 @@ Calls arrive from several routers. While one batch runs in the device thread, wh
 returns, everything of one kind that waits (up to the batch limit) runs next. Requests of different shape, dtype or
 parameters never share a batch: each kind has its own queue, and the kind that has waited longest goes first.
 
-Requests of more rows than a batch may have run in pieces, taking turns; between any two pieces a batch of others runs.
+Requests of more rows than a batch may have run in pieces, one after the other; between any two pieces a batch of others
+runs.
 
 An idle device may wait up to `max_wait_s` for a fuller batch, but only where that is expected to pay: see
 `Batcher._worth_waiting`.
@@ -175,9 +176,8 @@ class Batcher:
         outcome = await self.in_device_thread(self._execution.run_piece, large)
         pending = large.segment.pending
         pending.compute += self._measure(begin, large.rows_done - before)
-        self._large.rotate(-1)
         if outcome is not None:
-            self._large.pop()
+            self._large.popleft()
             pending.queue = max(0.0, time.perf_counter() - pending.arrived - pending.batch_wait - pending.compute)
             _settle(*outcome)
 

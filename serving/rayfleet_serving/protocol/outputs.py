@@ -26,14 +26,14 @@ def dumps(document: Any) -> bytes:
     try:
         return orjson.dumps(document, default=plain, option=OPTIONS)
     except TypeError:
-        return orjson.dumps(_mended(document), default=plain, option=OPTIONS)
+        return orjson.dumps(_mended(document), default=lambda value: _mended(plain(value)), option=OPTIONS)
 
 
 def _mended(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
-        return {_mended(key): _mended(item) for key, item in value.items()}
+        return {_mended(key) if isinstance(key, str) else key: _mended(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_mended(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":

@@ -29,8 +29,12 @@ from rayfleet_serving.router.packing import Item, late, pack, unpack
 MAX_CALL_BYTES = 8 * 1024 * 1024
 """Requests stop joining a call here: beyond it a call costs by its bytes, and waiting for more saves nothing."""
 
-SMOOTHING = 0.2
-"""Weight of the newest call in the running mean of what a call takes."""
+REMEMBERED_CALLS = 8
+"""Requests are given up for want of time by what the quickest of so many calls took: one stall says nothing."""
+
+FREE_LARGE_CALLS = 2
+"""A call that holds one request of several batches takes as long as several calls. Beside so many of them, the usual
+number of calls may be in flight: others have their turn between the pieces of such a request."""
 
 NO_REPLICA_POLL_S = 0.05
 """How often a queue without a running replica looks for one."""
@@ -42,6 +46,8 @@ class _Flight:
 
     items: list[Item]
     sent_at: float
+    large: bool
+    """It holds a single request, of more rows than a batch may have."""
     task: asyncio.Task[None] | None = None
     open: int = field(default=0)
     """Requests still waited for: with none left, the call is cancelled."""
@@ -77,9 +83,8 @@ class Coalescer:
         self._flights: set[_Flight] = set()
         self._lost = False
         """A replica was lost and none has answered since."""
-        self._call_s = 0.0
-        """What a call takes, on average: the hop, waiting for the device, computing. Seconds."""
-        self._newest_call_s = 0.0
+        self._calls_s: deque[float] = deque(maxlen=REMEMBERED_CALLS)
+        """What the newest calls took: the hop, waiting for the device, computing. Seconds."""
         self._woken = False
         self._retry: asyncio.TimerHandle | None = None
 
@@ -139,9 +144,10 @@ class Coalescer:
 
     def _can_send(self) -> bool:
         replicas = self._replicas()
+        flights = len(self._flights) - min(FREE_LARGE_CALLS, sum(flight.large for flight in self._flights))
         return bool(
             replicas
-            and len(self._flights) < math.ceil(2 * replicas / self.routers)
+            and flights < math.ceil(2 * replicas / self.routers)
             and self._ongoing < self._ongoing_limit(replicas)
         )
 
@@ -166,7 +172,8 @@ class Coalescer:
             items = self._take(self._ongoing_limit(self._replicas()) - self._ongoing)
             if not items:
                 continue
-            flight = _Flight(items, time.monotonic(), open=len(items))
+            large = items[0].request.rows > self.max_batch_size
+            flight = _Flight(items, time.monotonic(), large, open=len(items))
             self._flights.add(flight)
             self._ongoing += len(items)
             flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
@@ -185,8 +192,7 @@ class Coalescer:
         queue = self._queues[kind]
         items: list[Item] = []
         rows = nbytes = 0
-        # After a stall, one quick call is enough to expect quick ones again.
-        too_late = time.monotonic() + min(self._call_s, self._newest_call_s)
+        too_late = time.monotonic() + (min(self._calls_s) if len(self._calls_s) == REMEMBERED_CALLS else 0.0)
         while queue and len(items) < most:
             item = queue[0]
             # The last one goes in any case: else nobody would learn when calls are faster again.
@@ -209,21 +215,19 @@ class Coalescer:
         items = flight.items
         try:
             reply = await self._call(pack(items))
+            self._lost = False
+            if not flight.large:
+                self._calls_s.append(time.monotonic() - flight.sent_at)
+            unpack(items, reply, flight.sent_at)
         except ReplicaLostError as error:
             self._lost = True
+            self._flights.discard(flight)
             self._again(items, error)
         except asyncio.CancelledError:
             self._refuse(items, late(f"{self.name} did not answer in time."))
         except Exception as error:
+            self._flights.discard(flight)
             self._part(items, error)
-        else:
-            self._lost = False
-            self._measure(time.monotonic() - flight.sent_at)
-            unpack(items, reply, flight.sent_at)
-
-    def _measure(self, seconds: float) -> None:
-        self._newest_call_s = seconds
-        self._call_s = self._call_s + SMOOTHING * (seconds - self._call_s) if self._call_s else seconds
 
     def _landed(self, flight: _Flight, task: asyncio.Task[None]) -> None:
         """Whatever became of a call, the next may leave."""

@@ -180,8 +180,10 @@ class Front:
         return Response((await self._report()).model_dump_json().encode())
 
     def _only_model(self) -> LiveModel:
-        if len(self._traffic.models) == 1:
-            return next(iter(self._traffic.models.values()))
+        models = list(self._traffic.models.values())
+        found = [model for model in models if model.versions] or models
+        if len(found) == 1:
+            return found[0]
         names = ", ".join(sorted(self._traffic.models)[:10]) or "none"
         raise RequestError(
             404, "ModelNotFound", f"/invocations needs exactly one model; use /<model>/invocations ({names})."

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from rayfleet_serving.protocol import invocations, oip, predict
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult, RequestError
 from rayfleet_serving.router.exchange import Exchange, Response
+from rayfleet_serving.router.packing import late
 from rayfleet_serving.router.traffic import LiveModel
 from rayfleet_serving.signature import ModelMetadata
 
@@ -91,8 +92,14 @@ async def _serve(
             text = f"The whole body was not there within {timeout:.3g} s."
             raise RequestError(408, "RequestTimeout", text) from None
         metadata = await version.known(deadline - time.monotonic())
-        off_loop = heavy or len(body) >= LARGE_BODY
-        request = await asyncio.to_thread(decode, body, metadata) if off_loop else decode(body, metadata)
+        if heavy or len(body) >= LARGE_BODY:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    request = await asyncio.to_thread(decode, body, metadata)
+            except TimeoutError:
+                raise late(f"The request was not read within {timeout:.3g} s.") from None
+        else:
+            request = decode(body, metadata)
         result, timing = await exchange.while_client_stays(version.coalescer.infer(request, deadline))
         version.metrics.queue.observe(timing.queue)
         version.metrics.batch_wait.observe(timing.batch_wait)

@@ -65,8 +65,8 @@ class Traffic:
 
     @property
     def ready(self) -> bool:
-        """A table is in force, and every model in it answers."""
-        return bool(self._table) and all(model.ready for model in self.models.values())
+        """A table is in force, and some model in it answers, or it has none: one that does not takes no other away."""
+        return bool(self._table) and (not self.models or any(model.ready for model in self.models.values()))
 
     def apply(self, table: TrafficTable) -> None:
         """Put `table` into force. Must run on the event loop."""
