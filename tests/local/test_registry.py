@@ -75,7 +75,8 @@ def test_an_alias_is_followed_and_a_registry_that_is_away_stops_nothing(
     # What was never resolved cannot be served yet, and is in nobody's way.
     later = write_model(served, "later", "models:/line/1", registry=follow)
     up.wait("it is shown why", lambda: degraded(up, "later") == "RegistryUnreachable")
-    assert httpx.get(f"{up.url}/v2/models/later/ready").status_code == 404
+    up.wait("it is not ready", lambda: httpx.get(f"{up.url}/v2/models/later/ready").status_code == 503)
+    assert httpx.get(f"{up.url}/v2/health/ready").status_code == 200
     assert (answer(up, "line"), answer(up, "first")) == (2, 1)
 
     registry.start()
