@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.fleet import FleetPlan, plan
+from rayfleet_operator.plan.live import live_apps
 from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
 from rayfleet_serving.config import ROUTER_APP
@@ -182,7 +183,7 @@ class Walk(RuleBasedStateMachine):
 
         for name, route in new.items():
             if not route.versions:
-                ours = {app for app, found in observed.apps.items() if found.entry["args"].get("name") == name}
+                ours = {app for app, found in live_apps(observed).items() if found.model == name}
                 assert not ours & running, f"{name} runs and is not served"
                 continue
             assert sum(row.weight for row in route.versions) == 100
