@@ -122,6 +122,7 @@ def test_a_new_file_is_a_new_model_and_without_it_the_model_is_gone(
     assert ask(up, "second").status_code == 404
     assert answer(up, "first") == 1
     assert "second: removed" in up.output
+    assert "the files changed and were read again" in up.output
 
 
 def test_a_mistake_in_a_file_is_shown_and_ends_nothing(up: RayfleetUp, served: Path, models: dict[int, Path]) -> None:
@@ -175,6 +176,9 @@ def test_status_and_predict_find_it_by_themselves(up: RayfleetUp, tmp_path: Path
     assert table.returncode == 0
     assert "first" in table.stdout
     assert "100 %" in table.stdout
+    assert "1 of 1" in table.stdout
+    (version,) = shown["status"]["models"][0]["versions"]
+    assert (version["replicas_running"], version["replicas_target"]) == (1, 1)
 
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps(ROWS))

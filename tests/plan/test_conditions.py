@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_failure_says_what_the_model_said() -> None:
     assert condition(planned, ConditionType.DEGRADED)[2] == (
         "version 2 failed to start: this pickle needs allowCodeExecution: true\nand a person who trusts it"
     )
+
+
+def test_versions_say_how_many_replicas_answer_of_those_that_should() -> None:
+    observed = observe({1: ("RUNNING", 100)})
+    apps = {name: replace(app, replicas_running=1, replicas_target=3) for name, app in observed.apps.items()}
+    planned = plan_one(replace(observed, apps=apps), identity(2))
+    assert [(one.version, one.replicas_running, one.replicas_target) for one in planned.models[0].versions] == [
+        ("1", 1, 3),
+        ("2", None, None),
+    ]
 
 
 def test_versions_say_what_becomes_of_them() -> None:

@@ -107,7 +107,8 @@ class Loop:
 
     def _show(self, problem: str | None = None) -> None:
         problems = (*([problem] if problem else []), *self._sources.wanted.problems)
-        self._publish(Status(models=self._models, problems=problems, updated=datetime.now(UTC)))
+        read, now = self._sources.read_at, datetime.now(UTC)
+        self._publish(Status(models=self._models, problems=problems, files_read=read, updated=now))
 
     def _shown(self, decided: FleetPlan) -> tuple[ShownModel, ...]:
         uris = {model.metadata.name: model.spec.model.uri for model in self._sources.wanted.models}
@@ -134,6 +135,8 @@ def _shown_model(model: ModelPlan, uri: str, before: ShownModel | None) -> Shown
                 weight=each.weight,
                 state=each.state,
                 message=each.message,
+                replicas_running=each.replicas_running,
+                replicas_target=each.replicas_target,
             )
             for each in model.versions
         ),

@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rayfleet_operator.api import documents
@@ -47,6 +48,8 @@ class Sources:
         loaded = documents.load(paths)
         self._accepted = accept(loaded, {})
         self.wanted = choose(self._accepted, [str(problem) for problem in loaded.problems], fleet, None)
+        self.read_at = datetime.now(UTC)
+        """When the files were last read, which is when they last changed."""
         self.changed = asyncio.Event()
 
     async def follow(self) -> None:
@@ -68,6 +71,7 @@ class Sources:
     async def _load(self, seen: Signature) -> None:
         loaded = await asyncio.to_thread(documents.load, self._paths)
         self._seen = seen
+        self.read_at = datetime.now(UTC)
         problems = [str(problem) for problem in loaded.problems]
         problems += [str(note) for note in loaded.notes if _below(note.file, self._accepted)]
         self._accepted = accept(loaded, self._accepted)

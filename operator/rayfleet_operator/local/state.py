@@ -40,6 +40,9 @@ class ShownVersion(Shown):
     """Percent of the model's requests."""
     state: str
     message: str = ""
+    replicas_running: int | None = None
+    replicas_target: int | None = None
+    """None where Serve does not say."""
 
 
 class ShownModel(Shown):
@@ -66,6 +69,8 @@ class Status(Shown):
     models: tuple[ShownModel, ...] = ()
     problems: tuple[str, ...] = ()
     """What is wrong with the files, or with Ray; one line each."""
+    files_read: datetime | None = None
+    """When the files were last read, which is when they last changed; None before the first pass."""
     updated: datetime
 
 

@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from rayfleet_operator.local.state import ShownModel, Status
+from rayfleet_operator.local.state import ShownModel, ShownVersion, Status
 
 ENDPOINTS = ("/{model}/predict", "/v2/models/{model}/infer", "/{model}/invocations")
 PAGES = ("/docs", "/metrics")
@@ -88,7 +88,9 @@ class Terminal:
         parts.append(table(self._status, self._url))
         if any(map(under_way, self._status.models)):
             parts.append(Spinner("dots", Text("working", style="dim")))
-        parts.append(Text("Edit the files to change what is served. Ctrl-C ends it.", style="dim"))
+        read = self._status.files_read
+        last = f" They were last read at {read.astimezone():%H:%M:%S}." if read is not None else ""
+        parts.append(Text(f"Edit the files to change what is served.{last} Ctrl-C ends it.", style="dim"))
         return Group(*parts)
 
 
@@ -99,6 +101,7 @@ class Lines:
         self._url = url
         self._last: dict[str, str] = {}
         self._problems: tuple[str, ...] = ()
+        self._read: datetime | None = None
         self._announced: set[str] = set()
         self._said: dict[str, float] = {}
 
@@ -112,6 +115,9 @@ class Lines:
         return nullcontext()
 
     def show(self, status: Status) -> None:
+        if self._read is not None and status.files_read != self._read:
+            self.say("the files changed and were read again")
+        self._read = status.files_read
         for problem in status.problems:
             if problem not in self._problems:
                 self.say(f"problem: {problem}")
@@ -142,7 +148,7 @@ class Lines:
 def table(status: Status, url: str) -> RenderableType:
     """Models, versions, weights and state, then what there is to say of each, and where to send requests."""
     rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("MODEL", "STATE", "VERSION", "WEIGHT", "VERSION STATE"):
+    for column in ("MODEL", "STATE", "VERSION", "WEIGHT", "REPLICAS", "VERSION STATE"):
         rows.add_column(column, no_wrap=True)
     for model in status.models:
         versions = model.versions
@@ -151,6 +157,7 @@ def table(status: Status, url: str) -> RenderableType:
             Text(state(model), style=_colour(model)),
             Text("\n".join(each.version for each in versions) or "-"),
             Text("\n".join(f"{each.weight} %" for each in versions)),
+            Text("\n".join(map(replicas, versions))),
             Text("\n".join(each.state for each in versions)),
         )
     if not status.models:
@@ -172,9 +179,19 @@ def endpoints(url: str, models: Sequence[str]) -> list[str]:
 
 def line(model: ShownModel) -> str:
     """One model in one line."""
-    versions = ", ".join(f"version {each.version} {each.weight} % {each.state}" for each in model.versions)
+    versions = ", ".join(map(_version, model.versions))
     text = message(model)
     return state(model) + (f"; {versions}" if versions else "") + (f"; {text}" if text else "")
+
+
+def _version(version: ShownVersion) -> str:
+    counted = f", replicas {replicas(version)}" if version.replicas_target is not None else ""
+    return f"version {version.version} {version.weight} % {version.state}{counted}"
+
+
+def replicas(version: ShownVersion) -> str:
+    """Those that answer, of those that there should be."""
+    return "-" if version.replicas_target is None else f"{version.replicas_running} of {version.replicas_target}"
 
 
 def state(model: ShownModel) -> str:

@@ -99,7 +99,7 @@ def _roll_out(facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity
     if retry:
         del entries[target]
     versions = [
-        VersionPlan(*identities[app], app, weights.get(app, 0), *_state(facts, app, leaving=app in leaving))
+        _version(facts, app, identities[app], weights.get(app, 0), leaving=app in leaving)
         for app in identities
         if app in weights or app in leaving
     ]
@@ -153,7 +153,7 @@ def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem 
         facts,
         weights=weights,
         versions=[
-            VersionPlan(found.version, found.model_id, app, weights.get(app, 0), *_state(facts, app, leaving=False))
+            _version(facts, app, (found.version, found.model_id), weights.get(app, 0), leaving=False)
             for app, found in facts.live.items()
         ],
         entries=entries,
@@ -171,8 +171,7 @@ def _remove(facts: ModelFacts) -> ModelDecision:
         facts,
         weights={},
         versions=[
-            VersionPlan(found.version, found.model_id, app, 0, *_state(facts, app, leaving=True))
-            for app, found in leaving.items()
+            _version(facts, app, (found.version, found.model_id), 0, leaving=True) for app, found in leaving.items()
         ],
         entries={app: found.observed.entry for app, found in leaving.items()},
         route=None,
@@ -212,13 +211,20 @@ def _version_facts(facts: ModelFacts, app: str) -> rollout.VersionFacts:
     return rollout.VersionFacts(app=app, weight=facts.weight(app), reachable=facts.reachable(app))
 
 
-def _state(facts: ModelFacts, app: str, *, leaving: bool) -> tuple[str, str]:
-    """State and message of one version."""
+def _version(facts: ModelFacts, app: str, identity: tuple[str, str], weight: int, *, leaving: bool) -> VersionPlan:
+    """`identity` is the version and its model id."""
     if app not in facts.live:
-        return WAITING, ""
+        return VersionPlan(*identity, app, weight, WAITING)
     found = facts.live[app]
-    message = "" if found.status == RUNNING else cause(found.observed.message)
-    return (DRAINING if leaving else found.status), message
+    return VersionPlan(
+        *identity,
+        app,
+        weight,
+        DRAINING if leaving else found.status,
+        "" if found.status == RUNNING else cause(found.observed.message),
+        found.observed.replicas_running,
+        found.observed.replicas_target,
+    )
 
 
 def _retry_due(facts: ModelFacts, target: str) -> bool:

@@ -20,3 +20,7 @@ class VersionPlan:
     state: str
     """Serve's ApplicationStatus, or "Waiting" (not given to Serve yet) or "Draining" (on its way out)."""
     message: str = ""
+    replicas_running: int | None = None
+    """Replicas that answer; None where Serve does not say."""
+    replicas_target: int | None = None
+    """Replicas that Serve is working towards; None where Serve does not say."""

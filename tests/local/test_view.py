@@ -1,0 +1,60 @@
+"""What `up` and `status` show of a status."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
+from rayfleet_operator.local.view import Lines, table
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+URL = "http://127.0.0.1:8000"
+
+
+def a_model(*versions: ShownVersion) -> ShownModel:
+    return ShownModel(
+        name="digits",
+        uri="models:/digits@champion",
+        conditions=(
+            ShownCondition(type="Ready", status="True", reason="Serving", message="version 2 answers"),
+            ShownCondition(type="Progressing", status="False", reason="Settled", message=""),
+            ShownCondition(type="Degraded", status="False", reason="AsExpected", message=""),
+        ),
+        versions=versions,
+        since=NOW,
+    )
+
+
+def a_version(running: int | None, target: int | None) -> ShownVersion:
+    return ShownVersion(
+        version="2", model_id="m", weight=100, state="RUNNING", replicas_running=running, replicas_target=target
+    )
+
+
+@pytest.mark.parametrize(("running", "target", "shown"), [(1, 3, "1 of 3"), (0, 1, "0 of 1"), (None, None, "-")])
+def test_a_version_shows_how_many_replicas_answer_of_those_that_should(
+    running: int | None, target: int | None, shown: str
+) -> None:
+    status = Status(models=(a_model(a_version(running, target)),), updated=NOW)
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(table(status, URL))
+    header, row, *_ = console.export_text().splitlines()
+    column = slice(header.index("REPLICAS"), header.index("VERSION STATE"))
+    assert row[column].strip() == shown
+
+
+def test_an_edit_is_acknowledged_even_where_nothing_else_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(URL)
+    before = Status(models=(a_model(a_version(1, 1)),), files_read=NOW, updated=NOW)
+    lines.show(before)
+    first = capsys.readouterr().out
+    assert "version 2 100 % RUNNING, replicas 1 of 1" in first
+    assert "read again" not in first
+    lines.show(before.model_copy(update={"updated": NOW + timedelta(seconds=2)}))
+    assert capsys.readouterr().out == ""
+    lines.show(before.model_copy(update={"files_read": NOW + timedelta(seconds=3)}))
+    assert capsys.readouterr().out.endswith("the files changed and were read again\n")
