@@ -160,6 +160,30 @@ async def test_a_failed_call_says_why_and_the_connection_goes_on() -> None:
         assert (await link.infer(call_of(2.0))).outputs["y"][0, 0] == 4.0
 
 
+async def test_an_odd_answer_costs_no_other_call_its_own() -> None:
+    async def count(call: Call) -> Reply:
+        value = call.inputs["x"][0, 0]
+        odd = objects([{("a", "b"): 1, np.int64(2): {(3, 4): [5]}}])
+        outputs = {"y": odd} if value == 1 else {"y": call.inputs["x"] * 2}
+        # No replica of ours would write such a failure.
+        return Reply(outputs, [1], "array", {0: ("too", "many", "words")} if value == 2 else {}, Timing(0, 0, 0))  # type: ignore[dict-item]
+
+    lost: list[Link] = []
+    async with serving(count) as endpoint:
+        link = await Link.connect(endpoint, lost.append)
+        answers = await asyncio.gather(*(link.infer(call_of(float(i))) for i in range(4)), return_exceptions=True)
+        first, keyed, unreadable, last = answers
+        assert isinstance(first, Reply)
+        assert isinstance(last, Reply)
+        assert last.outputs["y"][0, 0] == 6.0
+        assert isinstance(keyed, Reply)
+        assert keyed.outputs["y"].tolist() == [{"('a', 'b')": 1, 2: {"(3, 4)": [5]}}]
+        assert isinstance(unreadable, CallError)
+        assert "cannot be read" in str(unreadable)
+        assert not lost
+        link.close()
+
+
 async def test_calls_on_a_lost_connection_fail_at_once() -> None:
     entered = asyncio.Event()
 

@@ -91,6 +91,10 @@ class Link(asyncio.Protocol):
         if answer is None or answer.done():
             return
         if header[0] == Type.REPLY:
-            answer.set_result(frame.read_reply(header, body))
+            try:
+                answer.set_result(frame.read_reply(header, body))
+            except Exception as error:
+                # One odd answer must not cost the other calls their connection.
+                answer.set_exception(CallError(f"the answer cannot be read: {type(error).__name__}: {error}"))
         elif header[0] == Type.ERROR:
             answer.set_exception(CallError(header[2]))

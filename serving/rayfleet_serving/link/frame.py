@@ -114,7 +114,7 @@ class Reader:
             self._wanted = LENGTHS.size
             try:
                 header = msgpack.unpackb(frame[:header_length], strict_map_key=False, unicode_errors="surrogatepass")
-            except (ValueError, msgpack.UnpackException) as error:
+            except (ValueError, TypeError, msgpack.UnpackException) as error:
                 raise FrameError(f"no msgpack header: {error}") from error
             if not isinstance(header, list) or len(header) < 2:
                 raise FrameError("the header is no list of type, number and the rest")
@@ -127,7 +127,7 @@ def _frame(header: list[Any], arrays: Arrays) -> Buffers:
     size = 0
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            described.append([name, "O", array.shape, array.ravel().tolist()])
+            described.append([name, "O", array.shape, outputs.keyed(array.ravel().tolist())])
         else:
             array = np.ascontiguousarray(array)
             described.append([name, array.dtype.str, array.shape, None])

@@ -85,7 +85,23 @@ def native(value: Any) -> Any:
     which gets the digits of its double. msgpack itself keeps bytes as they are.
     """
     given = plain(value)
-    return given.tolist() if isinstance(given, np.ndarray) else given
+    return keyed(given.tolist() if isinstance(given, np.ndarray) else given)
+
+
+def keyed(value: Any) -> Any:
+    """The value with keys that JSON and msgpack have a form for: neither asks its `default` about keys."""
+    if isinstance(value, dict):
+        return {_key(key): keyed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [keyed(item) for item in value]
+    return value
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, str | int | float | None):
+        return key
+    given = plain(key)
+    return given if isinstance(given, str | int | float | None) else str(key)
 
 
 def instants(array: Array) -> list[str | None]:
