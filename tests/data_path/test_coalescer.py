@@ -309,3 +309,24 @@ async def test_a_caller_that_went_away_costs_no_compute() -> None:
     replicas.go.set()
     assert await asyncio.gather(first, last) == [2.0, 6.0]
     assert [float(v) for call in replicas.calls for v in call.inputs["x"][:, 0]] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("change", ["replicas", "limits"])
+async def test_what_waits_leaves_as_soon_as_more_may(change: str) -> None:
+    replicas = Replicas()
+    replicas.go.clear()
+    coalescer = coalescer_of(replicas, routers=1, max_batch_size=1, max_ongoing_requests=1 if change == "limits" else 9)
+    if change == "limits":
+        replicas.running = 4
+    answers = [asyncio.ensure_future(ask(coalescer, float(i))) for i in range(8)]
+    held = 4 if change == "limits" else 2
+    await until(lambda: replicas.in_flight == held)
+    assert coalescer.queued == 8 - held
+    if change == "limits":
+        coalescer.limits = Limits(max_ongoing_requests=9)
+    else:
+        replicas.running = 4
+    # No call has been answered meanwhile.
+    await until(lambda: replicas.in_flight == 8)
+    replicas.go.set()
+    assert await asyncio.gather(*answers) == [2.0 * i for i in range(8)]

@@ -36,8 +36,8 @@ FREE_LARGE_CALLS = 2
 """A call that holds one request of several batches takes as long as several calls. Beside so many of them, the usual
 number of calls may be in flight: others have their turn between the pieces of such a request."""
 
-NO_REPLICA_POLL_S = 0.05
-"""How often a queue without a running replica looks for one."""
+LOOK_S = 0.05
+"""How often a queue that waits looks whether more may leave: a replica that joined, or a raised limit, wakes nobody."""
 
 
 @dataclass(slots=True, eq=False)
@@ -179,8 +179,8 @@ class Coalescer:
             flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
             # Not in `_fly` itself: a task that is cancelled before it begins runs nothing of it.
             flight.task.add_done_callback(functools.partial(self._landed, flight))
-        if self._queued and not self._flights and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(NO_REPLICA_POLL_S, self._look_again)
+        if self._queued and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
 
     def _look_again(self) -> None:
         self._retry = None
