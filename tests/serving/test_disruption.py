@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -132,6 +133,23 @@ async def test_an_upload_that_spans_the_switch_is_answered(up: RayfleetUp, versi
 def ongoing(up: RayfleetUp) -> int:
     routers = httpx.get(f"{up.url}/rayfleet/traffic", trust_env=False).json()["routers"]
     return sum(version["ongoing"] for router in routers for version in router["versions"].values())
+
+
+def test_a_silent_replica_hides_no_other_from_the_metrics(up: RayfleetUp) -> None:
+    pids = up.replicas("line")
+    assert len(pids) == 2
+
+    def seen() -> int:
+        text = httpx.get(f"{up.url}/metrics", timeout=30).text
+        return len(set(re.findall(r'^rayfleet_replica_queued_rows{model="line",replica="([^"]+)"', text, re.MULTILINE)))
+
+    assert seen() == 2
+    os.kill(pids[0], signal.SIGSTOP)
+    try:
+        assert seen() == 1
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
+    up.wait("both are seen again", lambda: seen() == 2)
 
 
 async def test_one_of_two_replicas_is_killed_under_load_and_no_request_fails(up: RayfleetUp) -> None:

@@ -17,12 +17,9 @@ from rayfleet_serving.metrics import RouterMetrics, merge
 from rayfleet_serving.router import shortcut
 from rayfleet_serving.router.http import Front
 from rayfleet_serving.router.traffic import Traffic
-from rayfleet_serving.router.version import deployment_handle
+from rayfleet_serving.router.version import ask_all, deployment_handle
 
 logger = logging.getLogger(__name__)
-
-PEER_TIMEOUT_S = 2.0
-"""Where a peer does not answer in this time, `/metrics` and the traffic report hold what is known here."""
 
 
 @serve.deployment(name=ROUTER_DEPLOYMENT)
@@ -69,7 +66,7 @@ class Router:
         versions = self._traffic.live_versions()
         routers, *replicas = await asyncio.gather(
             self._ask_routers("exposition"),
-            *(asyncio.wait_for(version.expositions(), PEER_TIMEOUT_S) for version in versions if version.ready),
+            *(version.expositions() for version in versions if version.ready),
             return_exceptions=True,
         )
         texts = [text for answer in replicas if not isinstance(answer, BaseException) for text in answer]
@@ -80,12 +77,10 @@ class Router:
         if self._peers is None:
             self._peers = deployment_handle(ROUTER_DEPLOYMENT, ROUTER_APP)
         try:
-            async with asyncio.timeout(PEER_TIMEOUT_S):
-                answers = await self._peers.broadcast(method).results_async(return_exceptions=True)
+            return await ask_all(self._peers, method)
         except Exception as error:
             logger.warning("The routers did not answer %s: %s: %s", method, type(error).__name__, error)
             return []
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 def build(args: RouterArgs) -> Application:
