@@ -134,7 +134,11 @@ class VersionRoute(Contract):
     model_id: str
     weight: Annotated[int, Field(ge=0, le=100)]
     """Percent of the model's requests."""
+    leaving: bool = False
+    """It is on its way out: it answers what it has, and takes no new request, not even one that asks for it."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
+    transform: Transform = Transform()
+    """Each version has its own: the one before keeps the labels that it was trained with."""
 
 
 class ModelRoute(Contract):
@@ -142,7 +146,10 @@ class ModelRoute(Contract):
 
     versions: list[VersionRoute]
     limits: Limits = Limits()
-    transform: Transform = Transform()
+
+    def digest(self) -> str:
+        """Tells two rows apart."""
+        return _digest(self)
 
 
 class TrafficTable(Contract):
@@ -153,9 +160,14 @@ class TrafficTable(Contract):
     """Router replicas that share each model's ongoing-request budget."""
 
     def digest(self) -> str:
-        """First 16 hex digits of sha256 over the canonical JSON of the table."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Tells two tables apart."""
+        return _digest(self)
+
+
+def _digest(contract: Contract) -> str:
+    """First 16 hex digits of sha256 over the canonical JSON."""
+    text = json.dumps(contract.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class RouterArgs(Contract):
@@ -178,6 +190,8 @@ class RouterState(Contract):
     replica: str
     table: str
     """`TrafficTable.digest()` of the table it holds; "" before the first."""
+    models: dict[str, str]
+    """`ModelRoute.digest()` of each row it holds, by model."""
     versions: dict[str, RouterVersionState]
     """By Serve application name."""
 

@@ -60,12 +60,14 @@ def observe(
     busy: Mapping[int, int] | None = None,
     stale: int = 0,
     message: str = "",
-    deployed_at: datetime | None = NOW,
+    failed_since: datetime | None = NOW,
+    replicas: Mapping[int, int] | None = None,
 ) -> ObservedFleet:
     """Versions of one model by number: (Serve's status, weight; None for no row in the table).
 
     `ready` and `busy`: how many routers report the version ready, or a request for it; by default every router is
-    ready for a RUNNING version and none is busy. `stale`: how many routers hold an older table.
+    ready for a RUNNING version and none is busy. `stale`: how many routers hold an older table. `replicas`: how many
+    run of a version.
     """
     of = of or model()
     name = of.metadata.name
@@ -77,6 +79,7 @@ def observe(
             model_id=identity(version).model_id,
             weight=weight,
             max_batch_size=of.spec.batching.max_batch_size,
+            transform=traffic.transform(of.spec.transform),
         )
         for version, (_, weight) in versions.items()
         if weight is not None
@@ -88,12 +91,13 @@ def observe(
             status=versions[version][0],
             message=message if versions[version][0] != "RUNNING" else "",
             entry=entry,
-            deployed_at=deployed_at,
+            replicas_running=(replicas or {}).get(version),
+            failed_since=failed_since if versions[version][0] == "DEPLOY_FAILED" else None,
         )
         for version, entry in entries.items()
     }
     router = serve_config.router_app(ModelFleetSpec.model_validate({"routers": {"replicas": expected}}), table)
-    apps[ROUTER_APP] = ObservedApp(name=ROUTER_APP, status="RUNNING", entry=router, deployed_at=deployed_at)
+    apps[ROUTER_APP] = ObservedApp(name=ROUTER_APP, status="RUNNING", entry=router)
     states = []
     for number in range(routers):
         reports = {}
@@ -104,7 +108,8 @@ def observe(
                 ready=number < sees, ongoing=1 if number < holds else 0, queued=0
             )
         held = "0" * 16 if number < stale else table.digest()
-        states.append(RouterState(replica=f"r{number}", table=held, versions=reports))
+        rows_held = {} if number < stale else {name: route.digest() for name, route in table.models.items()}
+        states.append(RouterState(replica=f"r{number}", table=held, models=rows_held, versions=reports))
     return ObservedFleet(apps=apps, table=table, routers=tuple(states), router_target=expected)
 
 

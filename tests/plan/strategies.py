@@ -130,7 +130,7 @@ def observed_fleets(draw: st.DrawFn, of: list[ModelDeployment]) -> ObservedFleet
                 status=status,
                 message=draw(st.sampled_from(["", 'Traceback\n  File "a.py", line 1\n    x\nValueError: no'])),
                 entry=entry if kept else {},
-                deployed_at=NOW,
+                failed_since=NOW if status == "DEPLOY_FAILED" else None,
             )
             if draw(st.booleans()):
                 rows.append((entry["name"], identity))
@@ -157,17 +157,17 @@ def observed_fleets(draw: st.DrawFn, of: list[ModelDeployment]) -> ObservedFleet
         name=ROUTER_APP,
         status=draw(st.sampled_from(STATUSES)),
         entry=serve_config.router_app(spec, table),
-        deployed_at=NOW,
     )
     states = st.builds(
         lambda ready, ongoing: RouterVersionState(ready=ready, ongoing=ongoing, queued=0),
         st.booleans(),
         st.integers(0, 1),
     )
+    held = {"table": table.digest(), "models": {name: route.digest() for name, route in table.models.items()}}
     routers = tuple(
         RouterState(
             replica=f"r{number}",
-            table=draw(st.sampled_from([table.digest(), table.digest(), ""])),
+            **draw(st.sampled_from([held, held, {"table": "", "models": {}}])),
             versions={app: draw(states) for app in apps if app != ROUTER_APP},
         )
         for number in range(draw(st.integers(0, 4)))

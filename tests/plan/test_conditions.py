@@ -10,7 +10,7 @@ import pytest
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.observed import ResolutionProblem
 
-from .scenes import DOWN, app_name, condition, identity, observe, plan_one
+from .scenes import DOWN, app_name, condition, identity, model, observe, plan_one
 
 CONDITIONS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[ConditionType, str], bool]] = {
     "serving": ({"versions": {1: ("RUNNING", 100)}}, 1, {ConditionType.READY: "True Serving"}, True),
@@ -24,6 +24,19 @@ CONDITIONS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[Condit
     "not deployed yet": ({"versions": {}}, 1, {ConditionType.READY: "False NotDeployed"}, False),
     "unknown": (
         {"versions": {1: ("RUNNING", 100)}, "routers": 0}, 1, {ConditionType.READY: "Unknown RoutersUnknown"}, False),
+    "unknown while replicas are being added": (
+        {"versions": {1: ("DEPLOYING", 100)}, "routers": 0, "replicas": {1: 1}}, 1,
+        {ConditionType.READY: "Unknown RoutersUnknown"}, False),
+    "no router answers, and there is no replica that could": (
+        {"versions": {1: ("DEPLOYING", 100)}, "routers": 0, "replicas": {1: 0}}, 1,
+        {ConditionType.READY: "False NotServing"}, False),
+    "settled": ({"versions": {1: ("RUNNING", 100)}}, 1, {ConditionType.PROGRESSING: "False Settled"}, True),
+    "a router still holds an older table": (
+        {"versions": {1: ("RUNNING", 100)}, "stale": 1}, 1,
+        {ConditionType.PROGRESSING: "True WaitingForRouters"}, True),
+    "a router has not answered": (
+        {"versions": {1: ("RUNNING", 100)}, "routers": 1}, 1,
+        {ConditionType.PROGRESSING: "True WaitingForRouters"}, True),
     "never resolved": (
         {"versions": {}}, DOWN,
         {ConditionType.READY: "False NotDeployed", ConditionType.DEGRADED: "True RegistryUnreachable"}, False),
@@ -52,6 +65,23 @@ def test_conditions(case: str) -> None:
     assert [str(one.type) for one in found.conditions] == ["Ready", "Progressing", "Degraded"]
     assert {one.type: f"{one.status} {one.reason}" for one in found.conditions if one.type in expected} == expected
     assert found.serving == serving
+
+
+@pytest.mark.parametrize("edit", [{"replicas": 3}, {"limits": {"requestTimeout": "1s"}}])
+def test_an_edit_that_serve_was_not_given_yet_is_under_way(edit: dict[str, Any]) -> None:
+    observed = observe({1: ("RUNNING", 100)})
+    planned = plan_one(observed, identity(1), of=model(**edit))
+    assert planned.changed
+    assert condition(planned, ConditionType.PROGRESSING)[:2] == ("True", "Deploying")
+    assert condition(planned, ConditionType.READY)[0] == "True"
+    assert planned.requeue_after is not None
+
+
+def test_a_neighbour_s_change_of_the_table_is_no_change_of_this_model() -> None:
+    observed = observe({1: ("RUNNING", 100)})
+    routers = tuple(state.model_copy(update={"table": "0" * 16}) for state in observed.routers)
+    planned = plan_one(replace(observed, routers=routers), identity(1))
+    assert condition(planned, ConditionType.PROGRESSING)[:2] == ("False", "Settled")
 
 
 def test_a_failure_says_what_the_model_said() -> None:

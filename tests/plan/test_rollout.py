@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from rayfleet_operator.plan import serve_config
+from rayfleet_operator.plan import traffic
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, ResolutionProblem
-from rayfleet_operator.registry.errors import NotAllowed, RegistryUnreachable
 
 from .scenes import (
     DOWN,
@@ -29,6 +28,7 @@ from .scenes import (
     table_of,
     weights,
 )
+from .world import World
 
 ROLLOUTS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[int, int], set[int], str]] = {
     # what is observed, the wanted version, weights and applications afterwards, Progressing's status and reason
@@ -74,7 +74,7 @@ ROLLOUTS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[int, int
         {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "routers": 0},
         2, {1: 0, 2: 100}, {1, 2}, "True WaitingForRouters"),
     "the old version goes when it is idle everywhere": (
-        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}}, 2, {2: 100}, {2}, "False Settled"),
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}}, 2, {2: 100}, {2}, "True Draining"),
     "a failed candidate has no weight and stays": (
         {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}},
         2, {1: 100, 2: 0}, {1, 2}, "False VersionFailed"),
@@ -86,7 +86,7 @@ ROLLOUTS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[int, int
         {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 1},
         3, {1: 100, 2: 0, 3: 0}, {1, 2, 3}, "True Deploying"),
     "an alias moved back drops the candidate": (
-        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 1, {1: 100}, {1}, "False Settled"),
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 1, {1: 100}, {1}, "True Draining"),
     "an alias moved back after the shift returns the weight at once": (
         {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "busy": {1: 1}},
         1, {1: 100, 2: 0}, {1, 2}, "True Shifting"),
@@ -230,39 +230,65 @@ def test_a_tracking_server_that_is_not_read_from_restarts_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("reason", [RegistryUnreachable.reason, NotAllowed.reason])
-def test_registry_down_what_has_the_requests_follows_every_edit_that_needs_no_restart(reason: str) -> None:
+CATS = {"output": {"classification": {"labels": ["cat", "dog"]}}}
+
+
+@pytest.mark.parametrize("status", ["DEPLOYING", "DEPLOY_FAILED"])
+def test_the_version_before_keeps_the_transform_that_it_was_given(status: str) -> None:
+    old, new = model(transform={"output": {"classification": {"labels": ["0", "1"]}}}), model(transform=CATS)
+    planned = plan_one(observe({1: ("RUNNING", 100), 2: (status, 0)}, of=old), identity(2), of=new)
+    rows = {row.version: row for row in table_of(planned.config).models["digits"].versions}
+    assert rows["1"].weight == 100
+    assert rows["1"].transform == traffic.transform(old.spec.transform)
+    assert rows["2"].transform == traffic.transform(new.spec.transform)
+
+
+def test_an_edit_of_the_transform_alone_holds_for_the_version_that_serves() -> None:
+    edited = model(transform=CATS)
+    planned = plan_one(observe({1: ("RUNNING", 100)}), identity(1), of=edited)
+    (row,) = table_of(planned.config).models["digits"].versions
+    assert (row.version, row.transform) == ("1", traffic.transform(edited.spec.transform))
+
+
+def test_a_version_on_its_way_out_is_marked_so_and_one_that_comes_back_is_not() -> None:
+    observed = observe({1: ("RUNNING", 0), 2: ("RUNNING", 100)}, busy={1: 1})
+    left = {
+        row.version: row.leaving for row in table_of(plan_one(observed, identity(2)).config).models["digits"].versions
+    }
+    assert left == {"1": True, "2": False}
+    back = {
+        row.version: row.leaving for row in table_of(plan_one(observed, identity(1)).config).models["digits"].versions
+    }
+    assert back == {"1": False, "2": False}
+
+
+EDITED = {
+    "replicas": 9,
+    "batching": {"maxBatchSize": 8},
+    "limits": {"requestTimeout": "1s", "maxQueuedRequests": 7},
+    "transform": CATS,
+    "resources": {"cpu": "4"},
+}
+
+
+def test_registry_down_a_version_that_was_known_is_wanted_as_before() -> None:
+    known = ResolutionProblem("RegistryUnreachable", "silence.", identity(2))
+    for scene in ({1: ("RUNNING", 100), 2: ("RUNNING", 0)}, {1: ("RUNNING", 0), 2: ("RUNNING", 100)}):
+        for spec in ({}, EDITED):
+            observed, edited = observe(scene), model(**spec)
+            planned, up = plan_one(observed, known, of=edited), plan_one(observed, identity(2), of=edited)
+            assert planned.config == up.config
+            assert condition(planned, ConditionType.PROGRESSING) == condition(up, ConditionType.PROGRESSING)
+            assert condition(planned, ConditionType.DEGRADED) == (
+                "True", "RegistryUnreachable", "silence; version 2 stays the wanted one"
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", ["VersionNotFound", "RegistryUnreachable"])
+def test_an_edit_that_may_be_meant_for_another_version_waits_for_it(reason: str) -> None:
+    edited = model(**EDITED, model={"uri": "models:/digits/7"})
     observed = observe({1: ("RUNNING", 100), 2: ("DEPLOYING", 0)})
-    edited = model(
-        replicas=9,
-        batching={"maxBatchSize": 8},
-        limits={"requestTimeout": "1s", "maxQueuedRequests": 7},
-        transform={"output": {"classification": {"labels": ["cat", "dog"]}}},
-        resources={"cpu": "4"},
-    )
-
-    planned = plan_one(observed, ResolutionProblem(reason, "silence"), of=edited)
-
-    assert planned.changed
-    held, candidate = app_name(1), app_name(2)
-    apps, before = applications(planned), observed.apps
-    assert apps[candidate] == before[candidate].entry
-    assert apps[held] == serve_config.refreshed(before[held].entry, edited.spec)
-    (deployment,) = apps[held]["deployments"]
-    assert (deployment["num_replicas"], deployment["ray_actor_options"]) == (9, {"num_cpus": 1.0})
-    assert deployment["user_config"]["batching"]["max_batch_size"] == 8
-    assert apps[held]["args"] == before[held].entry["args"]
-    route = table_of(planned.config).models["digits"]
-    assert {row.app: (row.weight, row.max_batch_size) for row in route.versions} == {held: (100, 8), candidate: (0, 32)}
-    assert (route.limits.request_timeout_s, route.limits.max_queued_requests) == (1.0, 7)
-    assert route.transform.classification is not None
-    assert route.transform.classification.labels == ["cat", "dog"]
-
-
-def test_an_edit_that_may_be_meant_for_another_version_waits_for_it() -> None:
-    missing = ResolutionProblem("VersionNotFound", "digits has no version 7")
-    edited = model(replicas=9, limits={"requestTimeout": "1s"}, model={"uri": "models:/digits/7"})
-    assert not plan_one(observe({1: ("RUNNING", 100)}), missing, of=edited).changed
+    assert not plan_one(observed, ResolutionProblem(reason, "digits has no version 7"), of=edited).changed
 
 
 def test_registry_down_the_version_with_the_requests_keeps_them() -> None:
@@ -276,6 +302,32 @@ def test_registry_down_the_version_with_the_requests_keeps_them() -> None:
         "RegistryUnreachable",
         "http://mlflow.ml:5000 does not answer; version 1 keeps the requests",
     )
+
+
+def test_a_version_that_failed_is_tried_again_whatever_its_neighbours_do() -> None:
+    world, now, tries = World(), NOW, 0
+    world.broken.add(identity(1).model_id)
+    for minute in range(40):
+        models = [model("digits"), model("faces", limits={"maxQueuedRequests": 1 + minute})]
+        for _ in range(4):
+            planned = plan(
+                fleet=None,
+                models=models,
+                resolutions={"digits": identity(1), "faces": identity(2, "faces")},
+                observed=world.observe(now),
+                serve_options=OPTIONS,
+                now=now,
+            )
+            tries += condition(planned, ConditionType.PROGRESSING)[1] == "Retrying"
+            if planned.changed:
+                world.put(planned.config)
+            for name in sorted(world.apps):
+                world.advance_app(name)
+            for router in world.routers:
+                world.advance_router(router)
+                world.advance_router(router)
+        now += timedelta(minutes=1)
+    assert 6 <= tries <= 8
 
 
 def test_a_version_that_failed_is_tried_again_after_a_while() -> None:

@@ -25,14 +25,12 @@ from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import live_apps
 from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
-from rayfleet_serving.config import ROUTER_APP
+from rayfleet_serving.config import ROUTER_APP, ModelIdentity
 
 from .scenes import NOW, OPTIONS, app_name, fleet, identity, model, table_of
 from .world import Router, World
 
 NAMES = ("digits", "faces")
-OUTAGE = ResolutionProblem("RegistryUnreachable", "silence")
-
 SPECS: tuple[dict[str, Any], ...] = (
     {},
     {"replicas": 2},
@@ -51,6 +49,8 @@ class Walk(RuleBasedStateMachine):
         self.models: dict[str, ModelDeployment] = {}
         self.alias: dict[str, int] = {}
         self.registry_up = True
+        self.resolved: dict[str, ModelIdentity] = {}
+        """What the registry said last."""
         self.away = False
 
     @initialize()
@@ -73,6 +73,7 @@ class Walk(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def delete(self, name: str) -> None:
         self.models.pop(name, None)
+        self.resolved.pop(name, None)
 
     @rule(count=st.integers(2, 3))
     def scale_routers(self, count: int) -> None:
@@ -151,15 +152,20 @@ class Walk(RuleBasedStateMachine):
             self.reconcile()
 
     def reconcile(self) -> None:
-        observed = self.world.observe()
+        observed = self.world.observe(self.now)
         planned = self.plan(observed)
         self.check(observed, planned)
         if planned.changed:
-            self.world.put(planned.config, self.now)
+            self.world.put(planned.config)
 
     def plan(self, observed: ObservedFleet) -> FleetPlan:
+        if self.registry_up:
+            self.resolved = {name: identity(self.alias[name], name) for name in self.models}
         resolutions: dict[str, Resolution] = {
-            name: identity(self.alias[name], name) if self.registry_up else OUTAGE for name in self.models
+            name: self.resolved[name]
+            if self.registry_up
+            else ResolutionProblem("RegistryUnreachable", "silence", self.resolved.get(name))
+            for name in self.models
         }
         return plan(
             fleet=fleet(replicas=self.routers),
@@ -222,7 +228,7 @@ class Walk(RuleBasedStateMachine):
         # Versions that are broken, or failed while they were, must change nothing but their own candidacy.
         self.come_to_rest()
         broken = {identity(number).model_id for number in range(1, 5)} & self.world.broken
-        observed = self.world.observe()
+        observed = self.world.observe(self.now)
         assert observed.table is not None
         assert observed.table.models.keys() == self.models.keys()
         for name in self.models:
@@ -236,7 +242,7 @@ class Walk(RuleBasedStateMachine):
         self.now += RETRY_FAILED_AFTER
         self.come_to_rest()
         assert self.world.apps.keys() == {ROUTER_APP, *map(self.wanted, self.models)}
-        last = self.plan(self.world.observe())
+        last = self.plan(self.world.observe(self.now))
         assert not last.changed
         assert last.requeue_after is None
         for found in last.models:

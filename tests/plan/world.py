@@ -23,7 +23,8 @@ from .scenes import table_of
 class App:
     entry: dict[str, Any]
     status: str
-    deployed_at: datetime
+    outcome: str = ""
+    """What became of its start; "" until it is over. Another config changes it only when it needs a restart."""
 
 
 @dataclass
@@ -50,8 +51,9 @@ class World:
         self.silent = False
         """No router's report can be read."""
         self._names = 0
+        self._before = ObservedFleet()
 
-    def put(self, config: dict[str, Any], now: datetime) -> None:
+    def put(self, config: dict[str, Any]) -> None:
         wanted = {entry["name"]: entry for entry in config["applications"]}
         for name, app in self.apps.items():
             if name not in wanted:
@@ -59,9 +61,10 @@ class World:
         for name, entry in wanted.items():
             known = self.apps.get(name)
             if known is None or known.status == "DELETING":
-                self.apps[name] = App(entry, "DEPLOYING", now)
+                self.apps[name] = App(entry, "DEPLOYING")
             else:
-                known.entry, known.deployed_at = entry, now
+                # Serve calls every application DEPLOYING for a moment; what failed is not started again by that.
+                known.entry, known.status = entry, "DEPLOYING"
         for router in self.routers:
             # Routers watch the application, not the planner: what is gone is unknown to them at once.
             router.knows &= {name for name, app in self.apps.items() if app.status != "DELETING"}
@@ -77,8 +80,10 @@ class World:
             app.status = "RUNNING"
             self._start_routers()
         elif app.status in ("DEPLOYING", "UNHEALTHY"):
-            broken = app.entry["args"]["identity"]["model_id"] in self.broken
-            app.status = "DEPLOY_FAILED" if broken else "RUNNING"
+            if not app.outcome or app.status == "UNHEALTHY":
+                broken = app.entry["args"]["identity"]["model_id"] in self.broken
+                app.outcome = "DEPLOY_FAILED" if broken else "RUNNING"
+            app.status = app.outcome
 
     def _start_routers(self) -> None:
         target = self.apps[ROUTER_APP].entry["deployments"][0]["num_replicas"]
@@ -111,13 +116,12 @@ class World:
             if weight and app in router.knows:
                 router.ongoing[app] += 1
 
-    def observe(self) -> ObservedFleet:
+    def observe(self, now: datetime) -> ObservedFleet:
         apps = {
             name: ObservedApp(
                 name=name,
                 status=app.status,
                 entry={} if app.status == "DELETING" else app.entry,
-                deployed_at=app.deployed_at,
             )
             for name, app in self.apps.items()
         }
@@ -125,6 +129,7 @@ class World:
             RouterState(
                 replica=router.name,
                 table=router.table.digest() if router.seen else "",
+                models={name: route.digest() for name, route in router.table.models.items()},
                 versions={
                     app: RouterVersionState(
                         ready=app in router.knows and app in router.rows(), ongoing=router.ongoing[app], queued=0
@@ -135,4 +140,5 @@ class World:
             )
             for router in self.routers
         ]
-        return observe.fleet(apps, () if self.silent else routers)
+        self._before = observe.fleet(apps, () if self.silent else routers, self._before, now)
+        return self._before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,15 +10,16 @@ from ray.serve.schema import ServeInstanceDetails
 
 from rayfleet_operator.api.types import ModelFleetSpec
 from rayfleet_operator.plan import serve_config
-from rayfleet_operator.plan.observed import ObservedApp
+from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.ray import observe
 from rayfleet_serving.config import ModelRoute, RouterState, TrafficTable, VersionRoute
 
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TABLE = TrafficTable(
     models={"digits": ModelRoute(versions=[VersionRoute(app="digits-1", version="1", model_id="m-1", weight=100)])}
 )
 ROUTER = serve_config.router_app(ModelFleetSpec.model_validate({"routers": {"replicas": 3}}), TABLE)
-STATE = RouterState(replica="r1", table=TABLE.digest(), versions={})
+STATE = RouterState(replica="r1", table=TABLE.digest(), models={}, versions={})
 
 
 def app_details(name: str, **changes: Any) -> dict[str, Any]:
@@ -96,19 +98,33 @@ def test_a_failure_ends_in_the_replica_s_words() -> None:
     assert app.message == "Failed to update the deployments ['model'].\nValueError: no such file"
 
 
+def test_a_failure_is_as_old_as_when_it_was_first_seen() -> None:
+    seen, before = [], ObservedFleet()
+    for step, status in enumerate(["DEPLOYING", "DEPLOY_FAILED", "DEPLOYING", "DEPLOY_FAILED", "RUNNING", "DEPLOYING"]):
+        before = observe.fleet({"a": ObservedApp(name="a", status=status)}, [], before, NOW + timedelta(seconds=step))
+        since = before.apps["a"].failed_since
+        seen.append(None if since is None else (since - NOW).seconds)
+    # Serve calls a failed application DEPLOYING for a moment whenever it gets a config.
+    assert seen == [None, 1, 1, 1, None, None]
+
+
 def test_a_fleet_with_its_routers() -> None:
-    fleet = observe.fleet({"router": ObservedApp(name="router", status="RUNNING", entry=ROUTER)}, [STATE])
+    fleet = observe.fleet(
+        {"router": ObservedApp(name="router", status="RUNNING", entry=ROUTER)}, [STATE], ObservedFleet(), NOW
+    )
     assert (fleet.table, fleet.router_target, fleet.routers) == (TABLE, 3, (STATE,))
 
 
 def test_a_fleet_without_a_router_app_has_no_routers_either() -> None:
-    fleet = observe.fleet({}, [STATE])
+    fleet = observe.fleet({}, [STATE], ObservedFleet(), NOW)
     assert (fleet.table, fleet.router_target, fleet.routers) == (None, 0, ())
 
 
 def test_a_table_of_another_contract_is_no_table() -> None:
     (deployment,) = ROUTER["deployments"]
     changed = {**ROUTER, "deployments": [{**deployment, "user_config": {"models": {}, "shards": 4}}]}
-    fleet = observe.fleet({"router": ObservedApp(name="router", status="RUNNING", entry=changed)}, [STATE])
+    fleet = observe.fleet(
+        {"router": ObservedApp(name="router", status="RUNNING", entry=changed)}, [STATE], ObservedFleet(), NOW
+    )
     assert fleet.table is None
     assert fleet.router_target == 3

@@ -12,7 +12,12 @@ from rayfleet_serving.config import RouterState, RouterVersionState, TrafficRepo
 from .stand_in import StandIn
 
 STATES = [
-    RouterState(replica=name, table="0" * 16, versions={"a": RouterVersionState(ready=True, ongoing=2, queued=1)})
+    RouterState(
+        replica=name,
+        table="0" * 16,
+        models={"m": "1" * 16},
+        versions={"a": RouterVersionState(ready=True, ongoing=2, queued=1)},
+    )
     for name in ("r1", "r2")
 ]
 

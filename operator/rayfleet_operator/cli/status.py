@@ -23,7 +23,7 @@ STALE_S = 10.0
 def status(as_json: bool, port: int | None) -> None:
     """Show what a running `rayfleet up` serves.
 
-    Exits with 0 when every model is ready, with 1 when one is not or nothing runs.
+    Exits with 0 when every model is ready, with 1 when one is not, when nothing runs, or when that is not known.
     """
     folder = state.state_folder(os.environ)
     running = [up for up in state.running(folder) if port is None or urlsplit(up.url).port == port]
@@ -41,8 +41,13 @@ def status(as_json: bool, port: int | None) -> None:
         if not running:
             where = f" on port {port}" if port is not None else ""
             click.echo(f"No rayfleet up is running{where}. Start one with: rayfleet up FOLDER", err=True)
-    if not running or not all(up.status.models and all(model.ready for model in up.status.models) for up in running):
+    if not running or not all(_ready(up) for up in running):
         raise SystemExit(1)
+
+
+def _ready(up: Up) -> bool:
+    models = up.status.models
+    return _age(up) <= STALE_S and bool(models) and all(model.ready for model in models)
 
 
 def _row(up: Up, *, running: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersi
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.model import ModelPlan
+from rayfleet_operator.plan.observed import ObservedFleet
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_operator.ray import observe
 from rayfleet_operator.ray.routers import RouterClient
@@ -50,6 +51,8 @@ class Loop:
         self._options = options
         self._publish = publish
         self._models: tuple[ShownModel, ...] = ()
+        self._observed = ObservedFleet()
+        self._looked_at = datetime.now(UTC)
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -78,17 +81,20 @@ class Loop:
     async def _reconcile(self) -> float:
         wanted = self._sources.wanted
         applications, routers = await asyncio.gather(self._serve.applications(), self._routers.states())
+        now = datetime.now(UTC)
+        self._observed = observe.fleet(applications, routers, self._observed, now)
         decided = plan(
             fleet=wanted.fleet,
             models=wanted.models,
             resolutions=self._resolutions.known,
-            observed=observe.fleet(applications, routers),
+            observed=self._observed,
             serve_options=self._options,
-            now=datetime.now(UTC),
+            now=now,
         )
-        self._models = self._shown(decided)
         if decided.changed:
             await self._serve.put(serve_config.canonical(decided.config))
+        # Only now is it what serves: what Serve did not take must not be shown as if it had.
+        self._models, self._looked_at = self._shown(decided), now
         self._show()
         return LOOK_S if decided.requeue_after is None else min(decided.requeue_after, LOOK_S)
 
@@ -107,8 +113,8 @@ class Loop:
 
     def _show(self, problem: str | None = None) -> None:
         problems = (*([problem] if problem else []), *self._sources.wanted.problems)
-        read, now = self._sources.read_at, datetime.now(UTC)
-        self._publish(Status(models=self._models, problems=problems, files_read=read, updated=now))
+        read = self._sources.read_at
+        self._publish(Status(models=self._models, problems=problems, files_read=read, updated=self._looked_at))
 
     def _shown(self, decided: FleetPlan) -> tuple[ShownModel, ...]:
         uris = {model.metadata.name: model.spec.model.uri for model in self._sources.wanted.models}

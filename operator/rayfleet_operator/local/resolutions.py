@@ -13,13 +13,18 @@ from dataclasses import dataclass
 
 from rayfleet_operator.api.types import Model, ModelDeployment
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
-from rayfleet_operator.registry.errors import RegistryError
+from rayfleet_operator.registry.errors import NotAllowed, RegistryError, RegistryUnreachable
 from rayfleet_operator.registry.resolver import Resolver
+from rayfleet_serving.config import ModelIdentity
 
 AFTER_FAILURE_S = 5.0
 """How soon to ask again after an error, where the model's own interval is longer."""
 FOLDER_S = 5.0
-"""How often a path is looked at: it has no pollInterval, and nobody else is asked."""
+"""How often a path on this machine is looked at: it has no pollInterval, and nobody else is asked."""
+STORE_S = 30.0
+"""How often a path in an object store is looked at: it has no pollInterval, and each look lists it whole."""
+UNANSWERED = (RegistryUnreachable.reason, NotAllowed.reason)
+"""Reasons that say nothing about the model, so that what it was before still holds."""
 SPREAD = 0.1
 
 
@@ -29,7 +34,17 @@ class _Entry:
     due: float
     """On the loop's clock."""
     resolution: Resolution | None = None
+    """What was said last."""
     asking: bool = False
+
+    @property
+    def last(self) -> ModelIdentity | None:
+        """The version that counts until the registry says something else."""
+        match self.resolution:
+            case ResolutionProblem(last=identity) | (ModelIdentity() as identity):
+                return identity
+            case _:
+                return None
 
 
 class Resolutions:
@@ -83,13 +98,14 @@ class Resolutions:
             outcomes = await self._resolver.resolve_all({name: entry.model for name, entry in entries.items()})
             for name, outcome in outcomes.items():
                 if isinstance(outcome, RegistryError):
-                    found[name] = ResolutionProblem(outcome.reason, outcome.message)
+                    last = entries[name].last if outcome.reason in UNANSWERED else None
+                    found[name] = ResolutionProblem(outcome.reason, outcome.message, last)
                 else:
                     found[name] = outcome
         except Exception as error:
             # Whatever it is, it must not end what serves.
-            failure = ResolutionProblem("ResolverFailed", f"asking for it failed: {type(error).__name__}: {error}")
-            found = dict.fromkeys(entries, failure)
+            message = f"asking for it failed: {type(error).__name__}: {error}"
+            found = {name: ResolutionProblem("ResolverFailed", message, entry.last) for name, entry in entries.items()}
         now = asyncio.get_running_loop().time()
         for name, entry in entries.items():
             wait = _interval(entry.model, failed=isinstance(found[name], ResolutionProblem))
@@ -103,7 +119,7 @@ class Resolutions:
 
 def _interval(model: Model, *, failed: bool) -> float:
     if not model.uri.startswith(("models:/", "runs:/")):
-        return FOLDER_S
+        return STORE_S if "://" in model.uri and not model.uri.startswith("file:") else FOLDER_S
     interval = model.registry.poll_interval_seconds
     return min(interval, AFTER_FAILURE_S) if failed else interval
 

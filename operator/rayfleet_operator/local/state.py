@@ -72,6 +72,7 @@ class Status(Shown):
     files_read: datetime | None = None
     """When the files were last read, which is when they last changed; None before the first pass."""
     updated: datetime
+    """When Ray was last asked and everything that was due was done; the rest of the status is of that moment."""
 
 
 class Up(Shown):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rayfleet_operator.plan import conditions
 from rayfleet_operator.plan.conditions import Condition, Reason
@@ -10,6 +11,7 @@ from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
 from rayfleet_operator.plan.versions import WAITING, VersionPlan
+from rayfleet_serving.config import ModelRoute
 
 
 def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> Condition:
@@ -22,6 +24,9 @@ def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> 
         return conditions.ready("True", Reason.SERVING, f"version {first.version} answers")
     if first.state == WAITING:
         return conditions.ready("False", Reason.NOT_DEPLOYED, f"version {first.version} is about to be deployed")
+    if not facts.routers.routers and first.replicas_running:
+        # Whatever Serve is doing with the application, replicas of it may be answering.
+        return conditions.ready("Unknown", Reason.ROUTERS_UNKNOWN, "no router answers")
     if first.state != RUNNING:
         detail = f": {first.message}" if first.message else ""
         return conditions.ready("False", Reason.NOT_SERVING, f"version {first.version} is {first.state}{detail}")
@@ -36,6 +41,8 @@ def progress(
     holder: str | None,
     weights: Mapping[str, int],
     leaving: Mapping[str, LiveApp],
+    entries: Mapping[str, Mapping[str, Any]],
+    route: ModelRoute,
     *,
     retry: bool,
 ) -> Condition:
@@ -60,6 +67,15 @@ def progress(
     if leaving:
         old = ", ".join(sorted(old.version for old in leaving.values()))
         return conditions.progressing(Reason.DRAINING, f"waiting for the last requests of version {old}")
+    if dropped := facts.live.keys() - entries.keys():
+        old = ", ".join(sorted(facts.live[app].version for app in dropped))
+        return conditions.progressing(Reason.DRAINING, f"version {old} is idle and is removed")
+    if route != facts.route or any(entry != facts.live[app].observed.entry for app, entry in entries.items()):
+        return conditions.progressing(Reason.DEPLOYING, "changed settings are given to Serve")
+    holding = routers.holding(facts.name, route)
+    if not routers.complete or holding < len(routers.routers):
+        message = f"{holding} of {routers.expected} routers hold the newest traffic table"
+        return conditions.progressing(Reason.WAITING_FOR_ROUTERS, message)
     return conditions.resting(Reason.SETTLED, f"version {found.version} has every request")
 
 

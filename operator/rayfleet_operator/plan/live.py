@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
-from rayfleet_serving.config import MODEL_DEPLOYMENT, MODEL_IMPORT_PATH, RouterState
+from rayfleet_serving.config import MODEL_DEPLOYMENT, MODEL_IMPORT_PATH, ModelRoute, RouterState
 
 RUNNING = "RUNNING"
 DEPLOY_FAILED = "DEPLOY_FAILED"
@@ -69,6 +69,10 @@ class RouterView:
     def settled(self) -> bool:
         """And every one holds the table last given."""
         return self.complete and all(router.table == self.table for router in self.routers)
+
+    def holding(self, name: str, route: ModelRoute) -> int:
+        """How many routers hold this row for the model `name`."""
+        return sum(1 for router in self.routers if router.models.get(name) == route.digest())
 
     def reaching(self, app: str) -> int:
         """How many routers see running replicas of `app` and know its metadata."""

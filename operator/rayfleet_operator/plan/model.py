@@ -26,14 +26,14 @@ from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING
 from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.plan.versions import DRAINING, WAITING, VersionPlan
-from rayfleet_serving.config import ModelIdentity, ModelRoute, VersionRoute
+from rayfleet_serving.config import ModelIdentity, ModelRoute, Transform, VersionRoute
 
 REQUEUE_S = 1.0
 """How soon to look again while something is under way: Serve starts a replica in seconds, routers follow in less."""
 
 RETRY_FAILED_AFTER = timedelta(minutes=5)
 """Serve gives up on a version after three failed starts. The cause may have passed since (a store that was down), so
-the version is taken out and given to Serve afresh after this long without any new config."""
+the version is taken out and given to Serve afresh after this long."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,19 @@ class ModelDecision:
 def decide(facts: ModelFacts) -> ModelDecision:
     if facts.model is None:
         return _remove(facts)
-    if facts.resolution is None or isinstance(facts.resolution, ResolutionProblem):
-        return _hold(facts, facts.model, facts.resolution)
-    return _roll_out(facts, facts.model, facts.resolution)
+    match facts.resolution:
+        case ModelIdentity() as identity:
+            return _roll_out(facts, facts.model, identity, None)
+        case ResolutionProblem(last=ModelIdentity() as identity) as problem:
+            return _roll_out(facts, facts.model, identity, problem)
+        case problem:
+            return _hold(facts, facts.model, problem)
 
 
-def _roll_out(facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity) -> ModelDecision:
+def _roll_out(
+    facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity, problem: ResolutionProblem | None
+) -> ModelDecision:
+    """With a `problem`, `identity` is what the registry said last."""
     wanted = serve_config.model_app(model, identity)
     target = str(wanted["name"])
     holder = facts.holder(target)
@@ -83,17 +90,15 @@ def _roll_out(facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity
     leaving = {app: found for app, found in facts.live.items() if app not in weights and not facts.retired(app)}
     entries |= {app: found.observed.entry for app, found in leaving.items()}
 
-    batch = model.spec.batching.max_batch_size
     identities = {app: (found.version, found.model_id) for app, found in facts.live.items()}
     identities[target] = (identity.version, identity.model_id)
-    rows = [
-        VersionRoute(
-            app=app, version=identities[app][0], model_id=identities[app][1], weight=weight, max_batch_size=batch
-        )
-        for app, weight in weights.items()
-    ]
+    # The spec's transform is made for the wanted version; another one's labels or image size may be others.
+    given = {app: row.transform for app in weights if app != target and (row := facts.row(app)) is not None}
+    rows = [_row(model, app, identities[app], weight, given.get(app)) for app, weight in weights.items()]
     # A version on its way out stays in the table, without weight, for the routers to go on reporting what it has left.
-    rows += [row.model_copy(update={"weight": 0}) for app in leaving if (row := facts.row(app)) is not None]
+    left = {"weight": 0, "leaving": True}
+    rows += [row.model_copy(update=left) for app in leaving if (row := facts.row(app)) is not None]
+    route = traffic.route(model.spec, rows)
 
     retry = _retry_due(facts, target)
     if retry:
@@ -103,15 +108,19 @@ def _roll_out(facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity
         for app in identities
         if app in weights or app in leaving
     ]
-    progress = explain.progress(facts, target, holder, weights, leaving, retry=retry)
+    faults = explain.faults(facts, target, weights)
+    if problem is not None:
+        kept = f"version {identity.version} stays the wanted one"
+        faults.append((problem.reason, f"{problem.message.rstrip('.')}; {kept}"))
+    progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=retry)
     return _decision(
         facts,
         weights=weights,
         versions=versions,
         entries=entries,
-        route=traffic.route(model.spec, rows),
+        route=route,
         progress=progress,
-        faults=explain.faults(facts, target, weights),
+        faults=faults,
         retry_in=_retry_in(facts, target),
     )
 
@@ -119,26 +128,15 @@ def _roll_out(facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity
 def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem | None) -> ModelDecision:
     """Without a resolved version nothing is known to be wanted, so everything stays as it was last given.
 
-    While the registry is away, the version that has the requests follows the spec in all that needs no restart. Where
-    it did answer, and has no such version, the spec may be meant for another one.
+    Edits of the spec wait, too: they may be meant for a version that is not known yet.
     """
-    route, batch = facts.route, model.spec.batching.max_batch_size
-    entries = {app: found.observed.entry for app, found in facts.live.items()}
-    if problem is not None and problem.unanswered:
-        # With the table lost, it may be any of them.
-        held = [app for app in facts.live if facts.weight(app) > 0] or list(facts.live)
-        entries |= {app: serve_config.refreshed(entries[app], model.spec) for app in held}
-        if route is not None:
-            rows = [row.model_copy(update={"max_batch_size": batch}) if row.weight else row for row in route.versions]
-            limits, transform = traffic.limits(model.spec.limits), traffic.transform(model.spec.transform)
-            route = route.model_copy(update={"versions": rows, "limits": limits, "transform": transform})
+    route = facts.route
     holder = facts.holder(None)
     if holder is not None and facts.weight(holder) == 0:
         # The table is lost or names nothing that lives; what runs must still be served.
         found = facts.live[holder]
-        row = VersionRoute(app=holder, version=found.version, model_id=found.model_id, weight=100, max_batch_size=batch)
-        route = traffic.route(model.spec, [row])
-    if route is None:
+        route = traffic.route(model.spec, [_row(model, holder, (found.version, found.model_id), 100, None)])
+    elif route is None or not route.versions:
         route = traffic.waiting(model.spec)
     weights = {row.app: row.weight for row in route.versions}
     faults = explain.faults(facts, None, weights)
@@ -156,7 +154,7 @@ def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem 
             _version(facts, app, (found.version, found.model_id), weights.get(app, 0), leaving=False)
             for app, found in facts.live.items()
         ],
-        entries=entries,
+        entries={app: found.observed.entry for app, found in facts.live.items()},
         route=route,
         progress=progress,
         faults=faults,
@@ -207,6 +205,21 @@ def _decision(
     return ModelDecision(plan, tuple(entries.values()), route, requeue_after)
 
 
+def _row(
+    model: ModelDeployment, app: str, identity: tuple[str, str], weight: int, transform: Transform | None
+) -> VersionRoute:
+    """`identity` is the version and its model id; without a transform of its own the version gets the spec's."""
+    version, model_id = identity
+    return VersionRoute(
+        app=app,
+        version=version,
+        model_id=model_id,
+        weight=weight,
+        max_batch_size=model.spec.batching.max_batch_size,
+        transform=transform or traffic.transform(model.spec.transform),
+    )
+
+
 def _version_facts(facts: ModelFacts, app: str) -> rollout.VersionFacts:
     return rollout.VersionFacts(app=app, weight=facts.weight(app), reachable=facts.reachable(app))
 
@@ -236,6 +249,6 @@ def _retry_due(facts: ModelFacts, target: str) -> bool:
 def _retry_in(facts: ModelFacts, target: str) -> float | None:
     """Seconds until a failed version is given to Serve afresh; None where it did not fail."""
     found = facts.live.get(target)
-    if found is None or found.status != DEPLOY_FAILED or found.observed.deployed_at is None:
+    if found is None or found.status != DEPLOY_FAILED or found.observed.failed_since is None:
         return None
-    return max(0.0, (found.observed.deployed_at + RETRY_FAILED_AFTER - facts.now).total_seconds())
+    return max(0.0, (found.observed.failed_since + RETRY_FAILED_AFTER - facts.now).total_seconds())

@@ -25,8 +25,8 @@ class ObservedApp:
     """Serve's own words, whole; for a failed start they end in the replica's traceback."""
     entry: Mapping[str, Any] = field(default_factory=dict)
     """The application's entry in the config last given to Serve; {} for an application deployed from Python."""
-    deployed_at: datetime | None = None
-    """When Serve was last given a config with this application in it."""
+    failed_since: datetime | None = None
+    """When it was first seen to have failed to start; None where it did not fail, or has run since."""
     replicas_running: int | None = None
     """Replicas that answer; None where Serve does not say."""
     replicas_target: int | None = None
@@ -54,11 +54,9 @@ class ResolutionProblem:
     reason: str
     """One CamelCase word, used as a condition's reason."""
     message: str
-
-    @property
-    def unanswered(self) -> bool:
-        """Whether the registry said nothing about the model, so that neither the model nor its URI is in doubt."""
-        return self.reason in ("RegistryUnreachable", "NotAllowed")
+    last: ModelIdentity | None = None
+    """What this very URI resolved to before, where the registry says nothing of it now: it is out of reach, or does not
+    let itself be asked. None where the URI never resolved, or where the registry says that it no longer does."""
 
 
 Resolution = ModelIdentity | ResolutionProblem

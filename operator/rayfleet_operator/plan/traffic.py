@@ -14,12 +14,12 @@ def route(spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute]) -> Mo
     total = sum(version.weight for version in ordered)
     if total != 100:
         raise ValueError(f"weights sum to {total}, not 100: {ordered}")
-    return ModelRoute(versions=ordered, limits=limits(spec.limits), transform=transform(spec.transform))
+    return ModelRoute(versions=ordered, limits=limits(spec.limits))
 
 
 def waiting(spec: api.ModelDeploymentSpec) -> ModelRoute:
     """The row of a model without a version: routers know its name, and answer that it is not ready."""
-    return ModelRoute(versions=[], limits=limits(spec.limits), transform=transform(spec.transform))
+    return ModelRoute(versions=[], limits=limits(spec.limits))
 
 
 def limits(spec: api.Limits) -> Limits:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,22 +23,31 @@ def _application(name: str, details: Mapping[str, Any]) -> ObservedApp:
     # An application's own message only names the deployments that failed; theirs hold the tracebacks.
     messages = [details["message"], *(each["message"] for each in deployments if each["status"] != "HEALTHY")]
     running = sum(1 for each in deployments for replica in each["replicas"] if replica["state"] == "RUNNING")
-    deployed_at = details.get("last_deployed_time_s")
     return ObservedApp(
         name=name,
         status=details["status"],
         message="\n".join(message for message in messages if message),
         # Absent while Serve deletes it, and for an application deployed from Python.
         entry=details.get("deployed_app_config") or {},
-        deployed_at=datetime.fromtimestamp(deployed_at, UTC) if deployed_at else None,
         # Before its first replica is placed, an application has no deployments.
         replicas_running=running if deployments else None,
         replicas_target=sum(each["target_num_replicas"] for each in deployments) if deployments else None,
     )
 
 
-def fleet(apps: Mapping[str, ObservedApp], routers: Sequence[RouterState]) -> ObservedFleet:
-    """`routers` counts only beside a router app: what another application answers at the same address is not ours."""
+def fleet(
+    apps: Mapping[str, ObservedApp], routers: Sequence[RouterState], before: ObservedFleet, now: datetime
+) -> ObservedFleet:
+    """
+    Args:
+        apps: from `applications`.
+        routers: counts only beside a router app: what another application answers at the same address is not ours.
+        before: what was observed last, which tells since when an application has failed; `ObservedFleet()` at first.
+        now: the time of this observation.
+    """
+    apps = {
+        name: replace(app, failed_since=_failed_since(app, before.apps.get(name), now)) for name, app in apps.items()
+    }
     match apps.get(ROUTER_APP):
         case ObservedApp(
             entry={"deployments": [{"name": str(name), "num_replicas": int(target), "user_config": dict(config)}]}
@@ -45,6 +55,19 @@ def fleet(apps: Mapping[str, ObservedApp], routers: Sequence[RouterState]) -> Ob
             return ObservedFleet(apps=apps, table=_table(config), routers=tuple(routers), router_target=target)
         case _:
             return ObservedFleet(apps=apps)
+
+
+def _failed_since(app: ObservedApp, before: ObservedApp | None, now: datetime) -> datetime | None:
+    """Serve tells when it was last given a config, whatever of it changed, and not when an application failed."""
+    known = before.failed_since if before is not None else None
+    match app.status:
+        case "DEPLOY_FAILED":
+            return known or now
+        case "DEPLOYING":
+            # Each new config makes Serve call a failed application DEPLOYING for a moment, without starting anything.
+            return known
+        case _:
+            return None
 
 
 def _table(config: Mapping[str, Any]) -> TrafficTable | None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from rayfleet_serving.config import REQUEST_ID_HEADER, VERSION_HEADER, TrafficReport
+from rayfleet_serving.config import REQUEST_ID_HEADER, VERSION_HEADER, TrafficReport, Transform
 from rayfleet_serving.protocol import docs, oip, openapi
 from rayfleet_serving.protocol.message import RequestError
 from rayfleet_serving.router import inference
@@ -192,16 +192,17 @@ class Front:
     async def _metadata(self, exchange: Exchange, model: LiveModel, label: str | None) -> Response:
         version = model.choose() if label is None else model.version(label)
         exchange.version = version
-        labels = [live.route.version for live in model.versions]
+        # An edited spec runs one version as two applications for a while.
+        labels = list(dict.fromkeys(live.route.version for live in model.versions if not live.route.leaving))
         return Response(oip.model_metadata(await version.known(), labels))
 
     def _document(self) -> dict[str, Any]:
         models: dict[str, ModelMetadata] = {}
+        transforms: dict[str, Transform] = {}
         for name, model in sorted(self._traffic.models.items()):
-            known = [version.metadata for version in model.versions if version.metadata and version.route.weight]
-            if known:
-                models[name] = known[0]
-        transforms = {name: self._traffic.models[name].route.transform for name in models}
+            for version in model.versions:
+                if name not in models and version.metadata and version.route.weight:
+                    models[name], transforms[name] = version.metadata, version.route.transform
         return openapi.document(models, transforms, RELEASE)
 
 

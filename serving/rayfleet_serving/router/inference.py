@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from rayfleet_serving.config import Limits
 from rayfleet_serving.protocol import invocations, oip, predict
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult, RequestError
 from rayfleet_serving.router.exchange import Exchange, Response
 from rayfleet_serving.router.packing import late
 from rayfleet_serving.router.traffic import LiveModel
+from rayfleet_serving.router.version import LiveVersion
 from rayfleet_serving.signature import ModelMetadata
 
 Decode = Callable[[bytes, ModelMetadata], InferenceRequest]
@@ -33,7 +35,8 @@ async def infer(exchange: Exchange, model: LiveModel, label: str | None) -> Resp
         names = {"model_name": model.name, "model_version": metadata.version, "request_id": exchange.request_id}
         return oip.encode(result, request, **names)
 
-    return await _serve(exchange, model, label, "oip", decode, encode)
+    version = model.choose() if label is None else model.version(label)
+    return await _serve(exchange, version, model.route.limits, "oip", decode, encode)
 
 
 async def invoke(exchange: Exchange, model: LiveModel) -> Response:
@@ -45,12 +48,13 @@ async def invoke(exchange: Exchange, model: LiveModel) -> Response:
     def encode(result: InferenceResult, request: InferenceRequest, metadata: ModelMetadata) -> bytes:
         return invocations.encode(result)
 
-    return await _serve(exchange, model, None, "invocations", decode, encode)
+    return await _serve(exchange, model.choose(), model.route.limits, "invocations", decode, encode)
 
 
 async def answer(exchange: Exchange, model: LiveModel) -> Response:
-    """Plain JSON or an image; labels where the transform says so."""
-    transform = model.route.transform
+    """Plain JSON or an image; labels where the version's transform says so."""
+    version = model.choose()
+    transform = version.route.transform
     content_type = exchange.content_type or "application/json"
     image = content_type.split(";")[0].strip().lower() != "application/json"
 
@@ -65,23 +69,21 @@ async def answer(exchange: Exchange, model: LiveModel) -> Response:
         names = {"model_name": model.name, "model_version": metadata.version}
         return predict.encode(result, classification=classification, labels=labels, **names)
 
-    return await _serve(exchange, model, None, "predict", decode, encode, heavy=image)
+    return await _serve(exchange, version, model.route.limits, "predict", decode, encode, heavy=image)
 
 
 async def _serve(
     exchange: Exchange,
-    model: LiveModel,
-    label: str | None,
+    version: LiveVersion,
+    limits: Limits,
     protocol: str,
     decode: Decode,
     encode: Encode,
     *,
     heavy: bool = False,
 ) -> Response:
-    """Choose a version, and hold it from here to the answer: it is not dropped while a body is still arriving."""
-    version = model.choose() if label is None else model.version(label)
+    """Hold the version, chosen just now, until it has answered: it is not dropped while a body is still arriving."""
     exchange.version, exchange.protocol = version, protocol
-    limits = model.route.limits
     timeout = exchange.timeout(limits.request_timeout_s)
     deadline = time.monotonic() + timeout
     with version.held():

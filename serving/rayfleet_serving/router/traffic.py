@@ -42,11 +42,15 @@ class LiveModel:
         return random.choices(self._weighted, self._weights)[0]  # noqa: S311 - a split of traffic, not a secret
 
     def version(self, label: str) -> LiveVersion:
-        """The live version with this label. Raises `RequestError` 404."""
-        for version in self.versions:
-            if version.route.version == label:
-                return version
-        live = ", ".join(version.route.version for version in self.versions) or "none"
+        """The live version with this label. Raises `RequestError` 404.
+
+        An edited spec runs one version as two applications for a while: the one with the requests answers.
+        """
+        staying = [version for version in self.versions if not version.route.leaving]
+        found = [version for version in staying if version.route.version == label]
+        if found:
+            return max(found, key=lambda version: (version.route.weight, version.ready))
+        live = ", ".join(version.route.version for version in staying) or "none"
         raise RequestError(
             404, "VersionNotFound", f"Model {self.name} has no live version {label!r}; live: {live}.", field="version"
         )
@@ -60,6 +64,7 @@ class Traffic:
         self._replica = replica
         self._metrics = metrics
         self._table = ""
+        self._rows: dict[str, str] = {}
         self._versions: dict[str, LiveVersion] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -86,6 +91,7 @@ class Traffic:
             models[name] = LiveModel(name, route, versions)
         self.models = models
         self._table = table.digest()
+        self._rows = {name: route.digest() for name, route in table.models.items()}
         for app in self._versions.keys() - listed:
             task = asyncio.get_running_loop().create_task(self._drain(app, self._versions[app]))
             self._closing.add(task)
@@ -102,7 +108,7 @@ class Traffic:
     def state(self) -> RouterState:
         """What this router holds, versions that still drain included."""
         versions = {app: version.state() for app, version in self._versions.items()}
-        return RouterState(replica=self._replica, table=self._table, versions=versions)
+        return RouterState(replica=self._replica, table=self._table, models=self._rows, versions=versions)
 
     def live_versions(self) -> list[LiveVersion]:
         """Every version, those that still drain included."""

@@ -20,6 +20,8 @@ from rayfleet_serving.signature import ModelMetadata
 
 logger = logging.getLogger(__name__)
 
+PEER_TIMEOUT_S = 2.0
+"""How long one replica may take to say what it counts or holds; the others' answers do not wait longer for it."""
 METADATA_RETRY_S = 0.2
 METADATA_TIMEOUT_S = 5.0
 METADATA_WAIT_S = 3.0
@@ -31,6 +33,18 @@ def deployment_handle(deployment: str, app: str) -> DeploymentHandle[Any]:
     """A handle that does not need the application to be there yet."""
     handle = serve.get_deployment_handle(deployment, app_name=app, _check_exists=False)
     return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+
+
+async def ask_all(handle: DeploymentHandle[Any], method: str) -> list[Any]:
+    """What every replica that answers within `PEER_TIMEOUT_S` answers. Raises where Serve cannot be asked at all.
+
+    Serve's `results_async` gives nothing at all once a single replica is silent.
+    """
+    async with asyncio.timeout(PEER_TIMEOUT_S):
+        asked = await handle.broadcast(method)._fetch_replica_results_async()
+    waiting = (asyncio.wait_for(each.get_async(), PEER_TIMEOUT_S) for each in asked)  # type: ignore[no-untyped-call]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
 class LiveVersion:
@@ -45,7 +59,7 @@ class LiveVersion:
         self.metrics = metrics.of(model, route.version)
         self._handle = deployment_handle(MODEL_DEPLOYMENT, route.app)
         self._replicas = Replicas(self._handle)
-        self._labels_file = _labels_file(table)
+        self._labels_file = _labels_file(route)
         self.coalescer = Coalescer(
             self._replicas.infer,
             self._replicas.__len__,
@@ -62,8 +76,8 @@ class LiveVersion:
         self.coalescer.limits = table.limits
         self.coalescer.max_batch_size = route.max_batch_size
         self.coalescer.routers = routers
-        if _labels_file(table) != self._labels_file:
-            self._labels_file = _labels_file(table)
+        if _labels_file(route) != self._labels_file:
+            self._labels_file = _labels_file(route)
             self._metadata_task.cancel()
             self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
 
@@ -112,9 +126,8 @@ class LiveVersion:
         return self.metadata
 
     async def expositions(self) -> list[str]:
-        """The Prometheus text of every replica that answers."""
-        answers = await self._handle.broadcast("exposition").results_async(return_exceptions=True)
-        return [text for text in answers if isinstance(text, str)]
+        """The Prometheus text of every replica that answers in time."""
+        return await ask_all(self._handle, "exposition")
 
     async def close(self) -> None:
         """Let go of the handle."""
@@ -135,5 +148,5 @@ class LiveVersion:
                 await asyncio.sleep(METADATA_RETRY_S)
 
 
-def _labels_file(table: ModelRoute) -> str | None:
-    return table.transform.classification.labels_file if table.transform.classification else None
+def _labels_file(route: VersionRoute) -> str | None:
+    return route.transform.classification.labels_file if route.transform.classification else None
