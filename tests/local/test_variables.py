@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from rayfleet_operator.local.variables import FREE_PORTS, variables, without_splice
+from rayfleet_operator.local.variables import BODY_S, FREE_PORTS, haproxy_command, variables
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "local-mode.md").read_text()
 
@@ -48,10 +49,28 @@ def test_every_variable_is_documented(key: str) -> None:
     assert key in DOCUMENTED or f"`{key.removeprefix('RAY_SERVE_HAPROXY')}`" in DOCUMENTED
 
 
-def test_haproxy_is_run_with_splice_off_wherever_it_lies(tmp_path: Path) -> None:
+def test_haproxy_is_run_wherever_it_lies_with_its_configuration_changed(tmp_path: Path) -> None:
     binary = tmp_path / "a $HOME 'quoted' folder" / "haproxy"
     binary.parent.mkdir()
     binary.write_text('#!/bin/sh\necho "$@"\n')
     binary.chmod(0o700)
-    command = without_splice(str(binary), tmp_path / "ha")
-    assert subprocess.run([command, "-f", "a b"], capture_output=True, text=True, check=True).stdout == "-dS -f a b\n"
+    configuration = tmp_path / "a b.cfg"
+    configuration.write_text(
+        "defaults\n    option abortonclose\n    option splice-request\n    option splice-response\n"
+    )
+    command = haproxy_command(str(binary), tmp_path / "ha")
+    ran = subprocess.run([command, "-db", "-f", configuration, "-sf", "7"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"-db -f {configuration} -sf 7\n"
+    assert configuration.read_text().split("\n    ") == [
+        "defaults",
+        "option abortonclose",
+        "option http-buffer-request",
+        f"timeout http-request {BODY_S}s",
+        f"errorfile 408 {tmp_path / 'ha' / '408.http'}\n",
+    ]
+
+
+def test_serve_writes_what_is_changed() -> None:
+    """Another release of Ray may word its configuration otherwise."""
+    lines = {line.strip() for line in HAPROXY_CONFIG_TEMPLATE.splitlines()}
+    assert {"option abortonclose", "option splice-request", "option splice-response"} <= lines

@@ -8,9 +8,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import orjson
 import pytest
 from closed_loop import closed_loop, until
 
@@ -151,6 +154,58 @@ async def test_the_only_replica_dies_and_comes_back(zoo: Zoo) -> None:
         while (await client.post("/v2/models/picky/infer", json=body(1.0))).status_code != 200:
             assert time.monotonic() < deadline
     assert zoo.up.replicas("picky") != [pid]
+
+
+def router_pids(zoo: Zoo) -> dict[str, int]:
+    """Processes of the router replicas, by the id that they give in `/rayfleet/traffic`."""
+    up = zoo.up.state()
+    assert up is not None
+    assert up.token_path is not None
+    token = Path(up.token_path).read_text()
+    details = httpx.get(f"{up.dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}).json()
+    replicas = details["applications"]["router"]["deployments"]["router"]["replicas"]
+    return {replica["replica_id"]: replica["pid"] for replica in replicas}
+
+
+async def test_a_router_dies_with_a_request_whose_body_came_after_its_headers(zoo: Zoo, client: httpx.Client) -> None:
+    (zoo.gate / "open").unlink()
+    payload = orjson.dumps(body(1.0))
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(zoo.url).port)
+        writer.write(b"POST /v2/models/gate/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(payload))
+        # As a client on a network does it: HAProxy has read the headers long before the body comes.
+        await asyncio.sleep(0.2)
+        writer.write(payload)
+
+        def holding() -> list[str]:
+            routers = client.get("/rayfleet/traffic").json()["routers"]
+            return [
+                router["replica"]
+                for router in routers
+                for app, state in router["versions"].items()
+                if app.startswith("gate-") and state["ongoing"]
+            ]
+
+        await until("a router has the request", holding)
+        (holder,) = holding()
+        os.kill(router_pids(zoo)[holder], signal.SIGKILL)
+        await until("another router has it", lambda: [found for found in holding() if found != holder])
+    finally:
+        (zoo.gate / "open").touch()
+    async with asyncio.timeout(60):
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
+    await until("two routers again", lambda: len(client.get("/rayfleet/traffic").json()["routers"]) == 2)
+
+
+async def test_a_body_that_never_comes_is_408(zoo: Zoo) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(zoo.url).port)
+    writer.write(b"POST /v2/models/picky/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n[")
+    async with asyncio.timeout(60):
+        head, _, content = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 "), head
+    assert orjson.loads(content)["code"] == "RequestTimeout"
+    writer.close()
 
 
 async def test_a_router_dies_and_no_request_is_answered_with_an_error(zoo: Zoo, client: httpx.Client) -> None:

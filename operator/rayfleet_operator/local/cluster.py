@@ -27,8 +27,8 @@ from rayfleet_operator.local.variables import (
     INGRESS_PORTS,
     SESSION,
     haproxy_binary,
+    haproxy_command,
     variables,
-    without_splice,
 )
 from rayfleet_operator.ray.serve import ServeClient, ServeUnreachable
 
@@ -97,7 +97,7 @@ class LocalCluster:
             folder=folder,
             free=free,
             ingress_port=random.choice(INGRESS_PORTS),  # noqa: S311 - not a secret
-            haproxy=without_splice(binary, folder) if binary else None,
+            haproxy=haproxy_command(binary, folder) if binary else None,
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", keeper.__name__, str(session.folder)),

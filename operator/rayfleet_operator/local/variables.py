@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shlex
 import shutil
@@ -18,6 +19,38 @@ SESSION = "RAYFLEET_SESSION"
 INGRESS_PORTS = range(20_000, 30_000, 500)
 """Where one session's 500 ports of router replicas may begin: below the ports that systems give to clients, and seldom
 the same for two sessions. Two sessions in one range would only try more ports."""
+
+BODY_S = 15
+"""How long the body of a request may take to arrive, or to fill HAProxy's buffer. From then on it is the router that
+waits for it, as long as the model's `requestTimeout`."""
+
+LATE_BODY = b"""\
+HTTP/1.1 408 Request Timeout\r
+content-type: application/json\r
+connection: close\r
+\r
+""" + json.dumps(
+    {
+        "error": f"The whole body was not there within {BODY_S} s.",
+        "code": "RequestTimeout",
+        "field": None,
+        "request_id": None,
+    }
+).encode()
+
+HAPROXY_COMMAND = """\
+#!/bin/sh
+for argument; do
+    if [ "$before" = -f ]; then
+        sed -i -e '/^ *option splice-/d' -e 's|^\\( *\\)option abortonclose$|&\\
+\\1option http-buffer-request\\
+\\1timeout http-request {seconds}s\\
+\\1errorfile 408 {late}|' "$argument"
+    fi
+    before=$argument
+done
+exec {binary} "$@"
+"""
 
 FREE_PORTS = 4
 """How many ports `variables` takes."""
@@ -95,14 +128,21 @@ def haproxy_binary() -> str | None:
     return shutil.which("haproxy")
 
 
-def without_splice(binary: str, folder: Path) -> str:
-    """A command, written into `folder`, that runs HAProxy with splice(2) off; `binary` where nothing there may run.
+def haproxy_command(binary: str, folder: Path) -> str:
+    """A command, written into `folder`, that runs HAProxy; `binary` where nothing there may run.
 
-    Serve's configuration turns it on. HAProxy 2.8 then does not see that a client has left before its answer is there,
-    so abandoned requests would be computed, and their connections wait half closed.
+    Serve writes HAProxy's configuration before each start. The command changes three things in it:
+
+    - No splice(2): with it, HAProxy 2.8 does not see that a client has left before its answer is there, so abandoned
+      requests would be computed, and their connections wait half closed.
+    - A request goes on to a router once it is there as a whole, or fills the buffer. HAProxy can repeat only what it
+      had whole when it sent it, and most clients send headers and body apart.
+    - So somebody must bound the time for a body, and say so in the words of the routers.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
+    late = folder / "408.http"
+    late.write_bytes(LATE_BODY)
     command = folder / "haproxy"
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(binary)} -dS "$@"\n')
+    command.write_text(HAPROXY_COMMAND.format(binary=shlex.quote(binary), late=late, seconds=BODY_S))
     command.chmod(0o700)
     return str(command) if os.access(command, os.X_OK) else binary
