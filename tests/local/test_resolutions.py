@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from model_files import write_model
 
 from rayfleet_operator.api import documents
-from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.api.types import Model, ModelDeployment
 from rayfleet_operator.local.resolutions import Resolutions
-from rayfleet_operator.plan.observed import ResolutionProblem
-from rayfleet_operator.registry.resolver import Resolver
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.registry.errors import AliasNotFound, NotAllowed, RegistryError, RegistryUnreachable
+from rayfleet_operator.registry.resolver import Outcome, Resolver
 from rayfleet_operator.registry.server import Bounds
 from rayfleet_serving.config import ModelIdentity
 
 PATIENCE_S = 60.0
 """Longer than any wait below, so that a silent server stays unanswered for."""
+FIRST = ModelIdentity(version="1", model_id="m-1", artifact_uri="s3://models/1")
 
 
 @pytest.fixture
@@ -109,3 +111,52 @@ async def test_what_is_not_there_is_a_problem_until_it_is(
     (tmp_path / "new").rename(tmp_path / "model")
     await change(resolutions)
     assert isinstance(resolutions.known["local"], ModelIdentity)
+
+
+class Scripted(Resolver):
+    """Says what it is told to say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.says: ModelIdentity | RegistryError = RegistryUnreachable("silence")
+
+    async def resolve_all(self, models: Mapping[str, Model]) -> dict[str, Outcome]:
+        return dict.fromkeys(models, self.says)
+
+
+async def test_a_registry_that_says_nothing_leaves_what_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayfleet_operator.local.resolutions.AFTER_FAILURE_S", 0.05)
+    resolver = Scripted()
+    resolutions = Resolutions(resolver)
+    task = asyncio.ensure_future(resolutions.run())
+    poll = {"pollInterval": "1s", "trackingUri": "http://mlflow:5000"}
+    write_model(tmp_path, "m", "models:/m@champion", registry=poll)
+    resolutions.follow(wanted(tmp_path))
+
+    async def says(said: ModelIdentity | RegistryError) -> Resolution:
+        resolver.says = said
+        await change(resolutions)
+        return resolutions.known["m"]
+
+    try:
+        assert await says(RegistryUnreachable("silence")) == ResolutionProblem("RegistryUnreachable", "silence", None)
+        assert await says(FIRST) == FIRST
+        for said in (RegistryUnreachable("silence"), NotAllowed("403"), RegistryUnreachable("silence again")):
+            assert await says(said) == ResolutionProblem(said.reason, said.message, FIRST)
+        # An answer is an answer: there is no such version any more.
+        gone = ResolutionProblem("AliasNotFound", "no alias", None)
+        assert await says(AliasNotFound("no alias")) == gone
+        assert await says(RegistryUnreachable("silence")) == ResolutionProblem("RegistryUnreachable", "silence", None)
+
+        # Another URI was never resolved, whatever the one before was.
+        assert await says(FIRST) == FIRST
+        write_model(tmp_path, "m", "models:/m/7", registry=poll)
+        resolver.says = RegistryUnreachable("silence")
+        resolutions.follow(wanted(tmp_path))
+        await change(resolutions)
+        assert resolutions.known["m"] == ResolutionProblem("RegistryUnreachable", "silence", None)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

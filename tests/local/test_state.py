@@ -5,13 +5,15 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rayfleet_operator.cli.status import status
 from rayfleet_operator.local import state
-from rayfleet_operator.local.state import Slot, Status, Taken, Up
+from rayfleet_operator.local.state import ShownCondition, ShownModel, Slot, Status, Taken, Up
 
 FULL_DISK = """
 import resource, sys
@@ -117,3 +119,22 @@ def test_a_full_disk_is_not_filled_with_what_could_not_be_written(tmp_path: Path
         [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, check=True, text=True, timeout=60
     )
     assert done.stdout.splitlines() == ["127.0.0.1_8000.json 127.0.0.1_8000.lock"] * 3
+
+
+@pytest.mark.parametrize(("age_s", "code"), [(1, 0), (60, 1)])
+def test_a_status_that_is_old_is_no_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: int, code: int) -> None:
+    monkeypatch.setenv("RAYFLEET_STATE_DIR", str(tmp_path))
+    conditions = [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")]
+    model = ShownModel(
+        name="digits",
+        uri="models:/digits/1",
+        conditions=tuple(ShownCondition(type=kind, status=yes, reason="R", message="") for kind, yes in conditions),  # type: ignore[arg-type]
+        versions=(),
+        since=datetime.now(UTC),
+    )
+    seen = Status(models=(model,), updated=datetime.now(UTC) - timedelta(seconds=age_s))
+    with Slot(tmp_path, "127.0.0.1", 8000) as slot:
+        slot.write(an_up(8000).model_copy(update={"status": seen}))
+        result = CliRunner().invoke(status)
+    assert result.exit_code == code
+    assert ("last seen 60 s ago" in result.stdout) == (code == 1)

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from rayfleet_operator.ray.client import Client
 from rayfleet_serving.config import TRAFFIC_PATH, RouterState, TrafficReport
 
-TIMEOUT_S = 2.0
-"""For the whole exchange. Routers answer in milliseconds; no answer only means that nothing is moved in this pass."""
+TIMEOUT_S = 3.0
+"""For the whole exchange, in which a router waits up to two seconds for a silent one. Otherwise it takes milliseconds;
+no answer only means that nothing is moved in this pass."""
 
 
 class RouterClient(Client):

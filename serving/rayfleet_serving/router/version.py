@@ -20,7 +20,7 @@ from rayfleet_serving.signature import ModelMetadata
 
 logger = logging.getLogger(__name__)
 
-PEER_TIMEOUT_S = 2.0
+PEER_TIMEOUT_S = 1.0
 """How long one replica may take to say what it counts or holds; the others' answers do not wait longer for it."""
 METADATA_RETRY_S = 0.2
 METADATA_TIMEOUT_S = 5.0
