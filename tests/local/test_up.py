@@ -143,19 +143,25 @@ def test_a_mistake_in_a_file_is_shown_and_ends_nothing(up: RayfleetUp, served: P
     up.wait("the mistake is gone", lambda: not problems())
 
 
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A model that does not load."""
+    model = save_model(tmp_path / "broken", 3)
+    next(model.glob("model.*")).write_bytes(b"no model")
+    return model
+
+
+def degraded(up: RayfleetUp) -> bool:
+    shown = up.model("first")
+    return shown is not None and shown.condition("Degraded").status == "True"
+
+
 def test_a_version_that_does_not_load_never_takes_a_request(
-    up: RayfleetUp, served: Path, models: dict[int, Path], tmp_path: Path
+    up: RayfleetUp, served: Path, models: dict[int, Path], broken: Path
 ) -> None:
-    broken = save_model(tmp_path / "broken", 3)
-    next(broken.glob("model.*")).write_bytes(b"no model")
     with under_load(up, "first") as answers:
         write_model(served, "first", broken)
-
-        def degraded() -> bool:
-            shown = up.model("first")
-            return shown is not None and shown.condition("Degraded").status == "True"
-
-        up.wait("the table says that it failed", degraded)
+        up.wait("the table says that it failed", lambda: degraded(up))
     shown = up.model("first")
     assert shown is not None
     assert shown.ready
@@ -164,7 +170,24 @@ def test_a_version_that_does_not_load_never_takes_a_request(
     assert {status for status, _ in answers} == {200}
     assert len({version for _, version in answers}) == 1
     write_model(served, "first", models[1])
-    up.wait("the failed version is gone", lambda: not degraded())
+    up.wait("the failed version is gone", lambda: not degraded(up))
+
+
+def test_the_labels_of_a_version_that_does_not_load_are_given_to_no_other(
+    up: RayfleetUp, served: Path, models: dict[int, Path], broken: Path
+) -> None:
+    def predicted() -> object:
+        return httpx.post(f"{up.url}/first/predict", json={"instances": [[1.0, 2.0]]}, timeout=30).json()
+
+    plain = predicted()
+    labels = {"output": {"classification": {"labels": ["cat"], "activation": "None", "topK": 1}}}
+    write_model(served, "first", broken, transform=labels)
+    up.wait("the table says that it failed", lambda: degraded(up))
+    assert predicted() == plain
+    write_model(served, "first", models[1], transform=labels)
+    up.wait("the version that answers has the labels", lambda: predicted() != plain)
+    write_model(served, "first", models[1])
+    up.wait("it has none", lambda: predicted() == plain)
 
 
 def test_status_and_predict_find_it_by_themselves(up: RayfleetUp, tmp_path: Path) -> None:
