@@ -106,6 +106,18 @@ async def test_a_mistake_is_shown_and_what_the_file_said_before_holds(
     assert followed.wanted.problems == ()
 
 
+@pytest.mark.parametrize("name", ["digits\u00a0v1", "digits\x1b[2J"], ids=ascii)
+async def test_a_mistake_in_a_file_of_any_name_takes_nothing_away(tmp_path: Path, name: str) -> None:
+    file = write_model(tmp_path, "a", "/models/1").rename(tmp_path / f"{name}.yaml")
+    followed = Followed(tmp_path)
+    file.write_text(MISSPELT)
+    await followed.change()
+    assert followed.uris == {"a": "/models/1"}
+    assert any(problem.startswith(f"{str(file)!r}:4: ") for problem in followed.wanted.problems)
+    assert all(map(str.isprintable, followed.wanted.problems))
+    await followed.close()
+
+
 async def test_an_empty_file_asks_for_nothing(followed: Followed, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("")
     await followed.change()

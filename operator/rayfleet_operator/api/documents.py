@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from rayfleet_operator.api import yamltree
 from rayfleet_operator.api.forms import shown
-from rayfleet_operator.api.problems import Problem, describe, dotted, printable
+from rayfleet_operator.api.problems import Problem, describe, dotted, position, printable
 from rayfleet_operator.api.types import API_VERSION, GROUP, ModelDeployment, ModelFleet
 from rayfleet_operator.api.yamltree import Tree
 
@@ -47,10 +47,11 @@ class Place(NamedTuple):
     """Where an object begins."""
 
     file: str
+    """Its path as the system knows it."""
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return position(self.file, self.line)
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,15 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> Loaded:
             for tree in _trees(file):
                 if _is_foreign(tree):
                     skipped = f"skipped: {shown(tree.value.get('kind'))} is not of {GROUP}"
-                    notes.append(Problem(_name(file), tree.line(()), "", "", "", skipped, ""))
+                    notes.append(Problem(str(file), tree.line(()), "", "", "", skipped, ""))
                 elif _is_object(tree):
-                    objects.append(_read(_name(file), tree))
+                    objects.append(_read(str(file), tree))
                 else:
                     what = f"{'' if named else 'skipped: '}not a Kubernetes object"
                     right = f"it has no apiVersion: {API_VERSION}"
-                    (problems if named else notes).append(Problem(_name(file), tree.line(()), "", "", "", what, right))
+                    (problems if named else notes).append(Problem(str(file), tree.line(()), "", "", "", what, right))
         except yamltree.UnreadableError as error:
-            problems.append(Problem(_name(file), error.line, "", "", "", str(error), ""))
+            problems.append(Problem(str(file), error.line, "", "", "", str(error), ""))
     return _together(objects, problems, notes)
 
 
@@ -104,7 +105,7 @@ def _files(
             found = [given]
         else:
             why = "not a regular file" if given.exists() else "no such file"
-            problems.append(Problem(_name(given), 0, "", "", "", why, "name YAML files or folders"))
+            problems.append(Problem(str(given), 0, "", "", "", why, "name YAML files or folders"))
             continue
         for file in found:
             real = os.path.realpath(file)
@@ -122,7 +123,7 @@ def _yaml_files(folder: Path, problems: list[Problem], notes: list[Problem]) -> 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename)
         what = f"this folder cannot be read: {error.strerror}"
-        (problems if where == folder else notes).append(Problem(_name(where), 0, "", "", "", what, ""))
+        (problems if where == folder else notes).append(Problem(str(where), 0, "", "", "", what, ""))
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -130,11 +131,6 @@ def _yaml_files(folder: Path, problems: list[Problem], notes: list[Problem]) -> 
             path = Path(parent, name)
             if path.suffix in (".yaml", ".yml") and not name.startswith(".") and path.is_file():
                 yield path
-
-
-def _name(file: Path) -> str:
-    text = str(file)
-    return text if text.isprintable() else repr(text)
 
 
 def _trees(file: Path) -> Iterator[Tree]:

@@ -14,6 +14,7 @@ class Problem:
     """One thing that is wrong."""
 
     file: str
+    """Its path as the system knows it; printable only in the text of the problem."""
     line: int
     """From 1; 0 when it is the file as a whole."""
     kind: str
@@ -25,10 +26,16 @@ class Problem:
     right: str
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
+        where = position(self.file, self.line)
         thing = f"{self.kind}/{self.name}" if self.name else self.kind
         what = " ".join(part for part in (thing, self.field) if part)
         return f"{where}: {f'{what}: ' if what else ''}{self.message}{f'; {self.right}' if self.right else ''}"
+
+
+def position(file: str, line: int) -> str:
+    """`a.yaml:3` as it may stand in a line of output; the file alone for line 0."""
+    where = file if file.isprintable() else repr(file)
+    return f"{where}:{line}" if line else where
 
 
 def printable(text: str) -> str:
