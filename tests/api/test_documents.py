@@ -135,6 +135,7 @@ MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
         (MODEL % "a").replace("}}", "}, transform: {input: {image: {resize: [1, 1], scale: .nan}}}}"),
         ["4: ModelDeployment/a spec.transform.input.image.scale: nan is not a finite number"]),
     "a name twice": (MODEL % "a" + "---\n" + MODEL % "a", [
+        "3: ModelDeployment/a metadata.name: the name of another ModelDeployment in ",
         "8: ModelDeployment/a metadata.name: the name of another ModelDeployment in "]),
     "a fleet that is not there": (
         FLEET % "vision" + "---\n" + (MODEL % "a").replace("spec: {", "spec: {fleet: vison, "),
@@ -251,14 +252,15 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_names_of_two_files_clash(tmp_path: Path) -> None:
-    for name in ("a.yaml", "b.yaml"):
+def test_one_name_in_several_files_is_a_mistake_of_each(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml", "c.yaml"):
         (tmp_path / name).write_text(FLEET % "one")
     loaded = documents.load([tmp_path])
-    assert len(loaded.fleets) == 1
+    assert loaded.fleets == ()
     assert lines(loaded, tmp_path) == [
-        f"b.yaml:3: ModelFleet/one metadata.name: the name of another ModelFleet in {tmp_path}/a.yaml:1;"
+        f"{file}.yaml:3: ModelFleet/one metadata.name: the name of another ModelFleet in {tmp_path}/{other}.yaml:1;"
         " give each its own name"
+        for file, other in (("a", "b"), ("b", "a"), ("c", "a"))
     ]
 
 

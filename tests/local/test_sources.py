@@ -132,8 +132,23 @@ async def test_a_second_object_of_one_name_does_not_replace_the_first(
     other.write_text(other.read_text().replace(f"name: {file}", "name: a"))
     await followed.change()
     assert followed.uris == {"a": "/models/1", "b": "/models/1"}
-    assert len(followed.wanted.problems) == 1
-    assert "a.yaml" in followed.wanted.problems[0]
+    assert sorted(problem.partition(":")[0] for problem in followed.wanted.problems) == sorted(
+        [str(tmp_path / "a.yaml"), str(other)]
+    )
+
+
+async def test_a_name_that_another_file_has_takes_nothing_away(followed: Followed, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("name: a", "name: b"))
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    assert len(followed.wanted.problems) == 2
+
+    file.write_text(before.replace("name: a", "name: c"))
+    await followed.change()
+    assert followed.uris == {"c": "/models/1", "b": "/models/1"}
+    assert followed.wanted.problems == ()
 
 
 @pytest.mark.parametrize("file", ["Z", "z"])

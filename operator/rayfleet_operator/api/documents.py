@@ -64,7 +64,7 @@ class Loaded:
     notes: tuple[Problem, ...] = ()
     """What was skipped, and why."""
     places: Mapping[Identity, Place] = field(default_factory=dict)
-    """Where each object begins, those with problems included."""
+    """Where each object begins, those with problems included; of several with one name, the first."""
 
     def place(self, item: ModelDeployment | ModelFleet) -> Place:
         """Where one of `models` or `fleets` begins."""
@@ -180,6 +180,10 @@ class _Object:
     problems: list[Problem]
 
     @property
+    def place(self) -> Place:
+        return Place(self.file, self.tree.line(()))
+
+    @property
     def fleet(self) -> str | None:
         spec = self.tree.value.get("spec")
         fleet = spec.get("fleet") if self.identity.kind == "ModelDeployment" and isinstance(spec, dict) else None
@@ -223,15 +227,17 @@ def _read(file: str, tree: Tree) -> _Object:
 
 def _together(objects: list[_Object], problems: list[Problem], notes: list[Problem]) -> Loaded:
     """What no object can tell alone: names given twice, and fleets that are not there."""
-    places: dict[Identity, Place] = {}
+    named: dict[Identity, list[_Object]] = {}
     for item in objects:
-        if not item.identity.name:
-            continue
-        if item.identity in places:
-            message = f"the name of another {item.identity.kind} in {places[item.identity]}"
+        if item.identity.name:
+            named.setdefault(item.identity, []).append(item)
+    for same in named.values():
+        # Which of them is the mistake, only a person can tell.
+        for item in same if len(same) > 1 else ():
+            other = same[1] if item is same[0] else same[0]
+            message = f"the name of another {item.identity.kind} in {other.place}"
             item.problem(("metadata", "name"), message, "give each its own name")
-        else:
-            places[item.identity] = Place(item.file, item.tree.line(()))
+    places = {key: same[0].place for key, same in named.items()}
     fleets = {each for each in places if each.kind == "ModelFleet"}
     for item in objects:
         if item.fleet is None or not fleets:
