@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -151,6 +153,10 @@ MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
         "apiVersion: v1\nkind: List\nitems:\n- apiVersion: rayfleet.io/v1alpha1\n  kind: ModelFleet\n"
         "  metadata: {name: a}\n  spec: {router: {}}\n",
         ["7: ModelFleet/a spec.router: unknown field; did you mean routers?"]),
+    "a key twice in the second item of a List": (
+        "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret}\n- apiVersion: rayfleet.io/v1alpha1\n"
+        "  kind: ModelFleet\n  kind: ModelFleet\n  metadata: {name: a}\n",
+        ["7: ModelFleet/a kind: also given in line 6; keep one of them"]),
     "an alias inside its anchor": ("a: &a [*a]\n", ["1: an alias stands inside its own anchor"]),
     "a billion laughs": (
         "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
@@ -262,6 +268,34 @@ def test_one_name_in_several_files_is_a_mistake_of_each(tmp_path: Path) -> None:
         " give each its own name"
         for file, other in (("a", "b"), ("b", "a"), ("c", "a"))
     ]
+
+
+def work(folder: Path, text: str) -> int:
+    """Lines of Python that run in this package to load the text: unlike the time, the same on every machine."""
+    package = str(Path(documents.__file__).parent)
+    count = 0
+
+    def inside(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return inside
+
+    def called(frame: FrameType, event: str, arg: object) -> Any:
+        return inside if frame.f_code.co_filename.startswith(package) else None
+
+    before = sys.gettrace()
+    sys.settrace(called)
+    try:
+        load(folder, text)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_a_list_four_times_as_long_is_four_times_the_work(tmp_path: Path) -> None:
+    item = "- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {a: b, c: d, e: f, g: h}}\n"
+    some, more = (work(tmp_path, f"apiVersion: v1\nkind: List\nitems:\n{item * count}") for count in (50, 200))
+    assert more < 5 * some
 
 
 SCALARS = st.one_of(

@@ -148,9 +148,7 @@ def _trees(file: Path) -> Iterator[Tree]:
     for tree in yamltree.read(text):
         value = tree.value
         if isinstance(value, dict) and (value.get("apiVersion"), value.get("kind")) == ("v1", "List"):
-            items = value.get("items")
-            for index in range(len(items) if isinstance(items, list) else 0):
-                yield tree.part(("items", index))
+            yield from tree.items("items")
         else:
             yield tree
 

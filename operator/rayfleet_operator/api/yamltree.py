@@ -57,14 +57,22 @@ class Tree:
             path = path[:-1]
         return self.lines.get(path, 1)
 
-    def part(self, path: Path) -> Tree:
-        """The tree below a path that exists."""
-        value, skip = self.value, len(path)
-        for step in path:
-            value = value[step]
-        lines = {inner[skip:]: line for inner, line in self.lines.items() if inner[:skip] == path}
-        faults = [replace(fault, path=fault.path[skip:]) for fault in self.faults if fault.path[:skip] == path]
-        return Tree(value, lines, faults)
+    def items(self, key: str) -> list[Tree]:
+        """A tree for each item of the list at `key`; none where there is no list.
+
+        Sorts the lines out once for all items: a look at all of them for each would take minutes for the largest text.
+        """
+        listed = self.value.get(key) if isinstance(self.value, dict) else None
+        if not isinstance(listed, list):
+            return []
+        trees = [Tree(item) for item in listed]
+        for path, line in self.lines.items():
+            if len(path) > 1 and path[0] == key:
+                trees[int(path[1])].lines[path[2:]] = line
+        for fault in self.faults:
+            if len(fault.path) > 1 and fault.path[0] == key:
+                trees[int(fault.path[1])].faults.append(replace(fault, path=fault.path[2:]))
+        return trees
 
 
 def read(text: str) -> Iterator[Tree]:
