@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from model_files import write_model
 
-from rayfleet_operator.local.sources import Sources, Wanted
+from rayfleet_operator.local.sources import Sources, Wanted, signature
 
 FLEET = """\
 apiVersion: rayfleet.io/v1alpha1
@@ -163,21 +163,25 @@ async def test_one_name_in_two_namespaces_is_served_once(followed: Followed, tmp
     assert followed.uris == {"a": "/models/2", "b": "/models/1"}
 
 
+def forbid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-in for a folder without permission: root, who may run this, can read every folder."""
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
 async def test_a_folder_that_cannot_be_read_was_not_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "team").mkdir()
     write_model(tmp_path / "team", "a", "/models/1")
     write_model(tmp_path, "b", "/models/1")
     sources = Sources([str(tmp_path)], None)
     following = asyncio.ensure_future(sources.follow())
-    scandir = os.scandir
-
-    def refuse(path: str) -> Any:
-        """Stand-in for a folder without permission: root, who may run this, can read every folder."""
-        if Path(path) == tmp_path / "team":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    forbid(tmp_path / "team", monkeypatch)
     try:
         await change(sources)
         assert [model.metadata.name for model in sources.wanted.models] == ["b", "a"]
@@ -185,6 +189,22 @@ async def test_a_folder_that_cannot_be_read_was_not_emptied(tmp_path: Path, monk
     finally:
         following.cancel()
         await asyncio.wait([following])
+
+
+def test_hidden_folders_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path, "a", "/models/1")
+    for name in (".venv/lib", "lib"):
+        (tmp_path / name).mkdir(parents=True)
+        write_model(tmp_path / name, "b", "/models/1")
+    paths = [str(tmp_path)]
+    before = signature(paths)
+    write_model(tmp_path / ".venv/lib", "b", "/models/22")
+    assert signature(paths) == before
+    with monkeypatch.context() as patch:
+        forbid(tmp_path / ".venv", patch)
+        assert signature(paths) == before
+    write_model(tmp_path / "lib", "b", "/models/22")
+    assert signature(paths) != before
 
 
 async def test_two_fleets_of_one_name_need_names_of_their_own(tmp_path: Path) -> None:

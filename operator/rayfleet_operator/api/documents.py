@@ -100,7 +100,7 @@ def _files(
     seen: set[str] = set()
     for given in map(Path, paths):
         if given.is_dir():
-            found = sorted(_yaml_files(given, problems, notes))
+            found = _in_folder(given, problems, notes)
         elif given.is_file():
             found = [given]
         else:
@@ -114,23 +114,28 @@ def _files(
                 yield file, file is given
 
 
-def _yaml_files(folder: Path, problems: list[Problem], notes: list[Problem]) -> Iterator[Path]:
-    """Hidden folders are no part of a project: .git, .venv, the ..data of a ConfigMap volume.
-
-    A folder that cannot be read is a problem where it is `folder`; others may be none of ours.
-    """
-
-    def unreadable(error: OSError) -> None:
+def _in_folder(folder: Path, problems: list[Problem], notes: list[Problem]) -> list[Path]:
+    """A folder that cannot be read is a problem where it is `folder`; others may be none of ours."""
+    files, unreadable = yaml_files(folder)
+    for error in unreadable:
         where = Path(error.filename)
         what = f"this folder cannot be read: {error.strerror}"
         (problems if where == folder else notes).append(Problem(str(where), 0, "", "", "", what, ""))
+    return sorted(files)
 
-    for parent, folders, files in os.walk(folder, onerror=unreadable):
+
+def yaml_files(folder: Path) -> tuple[list[Path], list[OSError]]:
+    """The .yaml and .yml files at any depth, and why other folders could not be looked into.
+
+    Hidden folders are no part of a project: .git, .venv, the ..data of a ConfigMap volume.
+    """
+    found: list[Path] = []
+    unreadable: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if path.suffix in (".yaml", ".yml") and not name.startswith(".") and path.is_file():
-                yield path
+        names = [name for name in files if name.endswith((".yaml", ".yml")) and not name.startswith(".")]
+        found += [path for name in names if (path := Path(parent, name)).is_file()]
+    return found, unreadable
 
 
 def _trees(file: Path) -> Iterator[Tree]:

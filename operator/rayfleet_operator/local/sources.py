@@ -86,20 +86,15 @@ class Sources:
 def signature(paths: Sequence[str]) -> Signature:
     """What changes whenever one of the files does: it is only compared."""
     found: set[tuple[str, int, int, int]] = set()
-    for path in paths:
-        files = [Path(path)]
-        if os.path.isdir(path):
-            unreadable: list[OSError] = []
-            walked = os.walk(path, onerror=unreadable.append)
-            files = [Path(parent, name) for parent, _, names in walked for name in names]
-            found |= {(str(error.filename), 0, 0, 0) for error in unreadable}
+    for path in map(Path, paths):
+        files, unreadable = documents.yaml_files(path) if path.is_dir() else ([path], [])
+        found |= {(str(error.filename), 0, 0, 0) for error in unreadable}
         for file in files:
-            if file.suffix in (".yaml", ".yml") or len(files) == 1:
-                try:
-                    stat = file.stat()
-                except OSError:
-                    continue
-                found.add((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            try:
+                stat = file.stat()
+            except OSError:
+                continue
+            found.add((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return frozenset(found)
 
 
