@@ -117,6 +117,11 @@ MISBEHAVIOUR: dict[str, tuple[Reply, str, str]] = {
         "RegistryUnreachable",
         "answered 500: database is locked",
     ),
+    "an error that would clear the screen": (
+        lambda _: http("500 Oops", rb'{"error_code": "INTERNAL_ERROR", "message": "\u001b[2Jlocked\u0007"}', JSON),
+        "RegistryUnreachable",
+        r"answered 500: \x1b[2Jlocked\x07",
+    ),
     "gateway without a server": (lambda _: http("503 No", b"<html>"), "RegistryUnreachable", "answered 503"),
     "throttled": (lambda _: http("429 Slow", b""), "RegistryUnreachable", "answered 429"),
     "a web page": (lambda _: http("200 OK", b"<html>hi</html>"), "RegistryUnreachable", "not as an MLflow server does"),
@@ -161,6 +166,7 @@ async def test_what_is_wrong_is_said(name: str) -> None:
         assert error.reason == reason
         assert says in error.message
         assert strange.uri in error.message
+        assert error.message.isprintable()
         assert "s3cr3t" not in error.message
         assert len(strange.requests) <= 2, "one retry at most"
 

@@ -43,6 +43,12 @@ def printable(text: str) -> str:
     return text if text.isprintable() and len(text) <= 80 else shown(text)
 
 
+def harmless(text: str) -> str:
+    """What another program said, as it may be shown: lines stay, and what a terminal would obey is escaped."""
+    flat = text.replace("\t", " ")
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in flat)
+
+
 def dotted(path: tuple[str | int, ...]) -> str:
     """`("spec", "std", 0)` as `spec.std[0]`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{printable(step)}" for step in path)

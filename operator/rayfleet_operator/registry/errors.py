@@ -1,6 +1,7 @@
 """Why a model's URI gave no version: a `reason` for conditions, a message for people.
 
-A message says what was asked, where, and what would be right. It never holds a password, a token or a signed URL.
+A message says what was asked, where, and what would be right. It never holds a password, a token or a signed URL, nor
+anything a terminal would obey: part of it may be a server's own words.
 """
 
 # ruff: noqa: N818 - a class is named as its reason, which people read
@@ -8,6 +9,8 @@ A message says what was asked, where, and what would be right. It never holds a 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from rayfleet_operator.api.problems import harmless
 
 
 class RegistryError(Exception):
@@ -17,8 +20,8 @@ class RegistryError(Exception):
     """CamelCase word for a condition's `reason`."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = harmless(message)
+        super().__init__(self.message)
 
 
 class InvalidUri(RegistryError):
