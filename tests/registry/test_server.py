@@ -122,6 +122,11 @@ MISBEHAVIOUR: dict[str, tuple[Reply, str, str]] = {
         "RegistryUnreachable",
         r"answered 500: \x1b[2Jlocked\x07",
     ),
+    "an error nested too deeply": (
+        lambda _: http("500 Oops", b"[" * 200_000, JSON),
+        "RegistryUnreachable",
+        "answered 500. See",
+    ),
     "gateway without a server": (lambda _: http("503 No", b"<html>"), "RegistryUnreachable", "answered 503"),
     "throttled": (lambda _: http("429 Slow", b""), "RegistryUnreachable", "answered 429"),
     "a web page": (lambda _: http("200 OK", b"<html>hi</html>"), "RegistryUnreachable", "not as an MLflow server does"),

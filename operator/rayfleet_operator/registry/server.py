@@ -250,7 +250,7 @@ def _error_body(content: bytes) -> tuple[str, str]:
     """MLflow's error_code and message, the latter shortened; empty when the body is no error of MLflow's."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", ""
     if not isinstance(body, dict):
         return "", ""
