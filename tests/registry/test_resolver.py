@@ -13,8 +13,10 @@ from registry.stand_in import http, stand_in
 
 from rayfleet_operator.api.types import Model, Registry
 from rayfleet_operator.registry.errors import RegistryError
+from rayfleet_operator.registry.mlflow import MlflowRegistry
 from rayfleet_operator.registry.resolver import Outcome, Resolver
 from rayfleet_operator.registry.server import Bounds
+from rayfleet_operator.registry.uri import RegistryUri, VersionUri
 from rayfleet_serving.config import ModelIdentity
 
 
@@ -53,6 +55,39 @@ async def test_one_failure_touches_no_other(tmp_path: Path) -> None:
         "homeless": "TrackingUriMissing",
         "served": "Resolved",
         "stranger": "RegistryUnreachable",
+    }
+
+
+async def test_a_failure_that_nobody_foresaw_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = MlflowRegistry.resolve
+
+    async def fail(self: MlflowRegistry, uri: RegistryUri) -> ModelIdentity:
+        """Stand-in for a mistake in rayfleet."""
+        if uri == VersionUri("net", 2):
+            raise KeyError("net")
+        return await resolve(self, uri)
+
+    monkeypatch.setattr(MlflowRegistry, "resolve", fail)
+    async with stand_in(answer) as server:
+        models = {key: at(server.uri, f"models:/net/{key}") for key in "123"}
+        outcomes = await Resolver().resolve_all(models)
+    assert {key: reason(outcome) for key, outcome in outcomes.items()} == {
+        "1": "Resolved",
+        "2": "ResolverFailed",
+        "3": "Resolved",
+    }
+    assert "Asking for it failed: KeyError: 'net'" in str(outcomes["2"])
+
+
+async def test_a_client_that_cannot_be_made_costs_its_servers_models_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "MLmodel").write_text("")
+    monkeypatch.setenv("ALL_PROXY", "nonsense://proxy")
+    outcomes = await Resolver().resolve_all({"local": Model(uri=str(tmp_path)), "served": at("http://mlflow:5000")})
+    assert {key: reason(outcome) for key, outcome in outcomes.items()} == {
+        "local": "Resolved",
+        "served": "ResolverFailed",
     }
 
 

@@ -100,3 +100,9 @@ class ClientMissing(RegistryError):
     """A package that this kind of URI needs is not installed."""
 
     reason = "ClientMissing"
+
+
+class ResolverFailed(RegistryError):
+    """Something went wrong here that nobody foresaw: a mistake in rayfleet, or an answer it never met."""
+
+    reason = "ResolverFailed"

@@ -12,7 +12,13 @@ from urllib.parse import urlsplit
 from rayfleet_operator.api.types import Model
 from rayfleet_operator.registry import objects
 from rayfleet_operator.registry.credentials import Credentials, Tls, origin
-from rayfleet_operator.registry.errors import InvalidUri, RegistryError, RegistryUnreachable, TrackingUriMissing
+from rayfleet_operator.registry.errors import (
+    InvalidUri,
+    RegistryError,
+    RegistryUnreachable,
+    ResolverFailed,
+    TrackingUriMissing,
+)
 from rayfleet_operator.registry.files import Files
 from rayfleet_operator.registry.mlflow import MlflowRegistry
 from rayfleet_operator.registry.server import FIELD, Bounds, connect
@@ -118,8 +124,8 @@ class Resolver:
         try:
             async with connect(uri, credentials=credentials, tls=self._tls, bounds=self._bounds) as server:
                 await self._each(uri, wanted, MlflowRegistry(server).resolve, deadline, outcomes)
-        except RegistryError as error:
-            outcomes.update({key: error for keys in wanted.values() for key in keys})
+        except Exception as error:
+            outcomes.update({key: _told(error) for keys in wanted.values() for key in keys})
 
     async def _look(self, uri: ObjectUri | FileUri) -> ModelIdentity:
         if isinstance(uri, ObjectUri):
@@ -147,11 +153,18 @@ class Resolver:
                 outcome = RegistryUnreachable(
                     f"{place} was not asked to the end: its {len(wanted)} models took more than {self._all_s:g} s."
                 )
-            except RegistryError as error:
-                outcome = error
+            except Exception as error:
+                outcome = _told(error)
             outcomes.update(dict.fromkeys(keys, outcome))
 
         await asyncio.gather(*(one(uri, keys) for uri, keys in wanted.items()))
+
+
+def _told(error: Exception) -> RegistryError:
+    """The error as an outcome. Raised, one that nobody foresaw would take every other model's outcome away."""
+    if isinstance(error, RegistryError):
+        return error
+    return ResolverFailed(f"Asking for it failed: {type(error).__name__}: {str(error)[:300]}")
 
 
 def _place(uri: ObjectUri | FileUri) -> str:
