@@ -153,6 +153,13 @@ MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
         "apiVersion: v1\nkind: List\nitems:\n- apiVersion: rayfleet.io/v1alpha1\n  kind: ModelFleet\n"
         "  metadata: {name: a}\n  spec: {router: {}}\n",
         ["7: ModelFleet/a spec.router: unknown field; did you mean routers?"]),
+    "the items of a List twice": (
+        "apiVersion: v1\nkind: List\nitems: []\nitems:\n- {apiVersion: v1, kind: Secret}\n",
+        ["4: items: also given in line 3; keep one of them"]),
+    "aliases that are only many in several documents together": (
+        "".join(f"a: &a [{'0,' * 400}]\nb: &b [{'*a,' * 100}]\nc: [*b]\n---\n" for _ in range(6)),
+        ["1: not a Kubernetes object", "5: not a Kubernetes object",
+         "9: more than 200000 values once aliases are expanded"]),
     "a key twice in the second item of a List": (
         "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret}\n- apiVersion: rayfleet.io/v1alpha1\n"
         "  kind: ModelFleet\n  kind: ModelFleet\n  metadata: {name: a}\n",
@@ -161,7 +168,7 @@ MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
     "a billion laughs": (
         "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
         + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
-        ["1: more than 100000 values once aliases are expanded"]),
+        ["1: more than 200000 values once aliases are expanded"]),
     "deep nesting": ("a: " + "[" * 100 + "]" * 100, ["1: nested more than 64 deep"]),
     "very deep nesting": ("[" * 3000, ["1: nested too deeply"]),
     "more than 1 MiB": ("#" * (1 << 20) + "\n", [" larger than 1 MiB"]),

@@ -50,12 +50,13 @@ async def until(met: Callable[[], object]) -> None:
 async def test_what_serve_did_not_take_is_not_shown_as_if_it_had(tmp_path: Path, models: dict[int, Path]) -> None:
     write_model(tmp_path, "first", models[1])
     with stand_in() as server:
-        server.refuses = True
+        server.refuses = b"not now\x1b[2J"
         async with following(tmp_path, server) as published:
             await until(lambda: len(published) > 2)
             assert all(status.models == () for status in published)
-            assert "not now" in published[-1].problems[0]
-            server.refuses = False
+            # What a terminal would obey is shown, not done.
+            assert published[-1].problems[0].endswith("not now\\x1b[2J")
+            server.refuses = b""
             await until(lambda: published[-1].models)
             assert published[-1].problems == ()
 

@@ -25,8 +25,8 @@ class StandIn(ThreadingHTTPServer):
         """The config last put; None while Serve is not running."""
         self.answer: tuple[int, bytes] | None = None
         """When set, the status and body of every answer."""
-        self.refuses = False
-        """Whether each PUT is answered 500."""
+        self.refuses = b""
+        """When set, each PUT is answered 500 and this."""
         self.silent = threading.Event()
         """Until this is set no request is answered, where `hold` is True."""
         self.hold = False
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/api/serve/applications/":
             return self._send(404, b"not found")
         if self.command == "PUT" and self.server.refuses:
-            return self._send(500, b"not now")
+            return self._send(500, self.server.refuses)
         if self.command == "PUT":
             self.server.config = json.loads(body)
         if self.command == "DELETE":

@@ -153,6 +153,9 @@ def _trees(file: Path) -> Iterator[Tree]:
     for tree in yamltree.read(text):
         value = tree.value
         if isinstance(value, dict) and (value.get("apiVersion"), value.get("kind")) == ("v1", "List"):
+            for fault in tree.faults:
+                if len(fault.path) < 2:  # of the List itself, so that nobody knows what its items are
+                    raise yamltree.UnreadableError(fault.line, f"{dotted(fault.path)}: {fault.message}; {fault.right}")
             yield from tree.items("items")
         else:
             yield tree

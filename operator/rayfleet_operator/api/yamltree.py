@@ -15,8 +15,8 @@ import yaml
 
 Path = tuple[str | int, ...]
 
-MAX_NODES = 100_000
-"""Of one document, each alias counted as often as it is used."""
+MAX_NODES = 200_000
+"""Of one text, each alias counted as often as it is used."""
 MAX_DEPTH = 64
 
 _PREFIX = "tag:yaml.org,2002:"
@@ -50,6 +50,7 @@ class Tree:
     lines: dict[Path, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     nodes: int = 0
+    """Values read so far, those of documents before this one among them."""
 
     def line(self, path: Path) -> int:
         """Line of a field, or of the nearest object around it."""
@@ -78,12 +79,14 @@ class Tree:
 def read(text: str) -> Iterator[Tree]:
     """Each document of the text that is not empty; UnreadableError when there is no going on."""
     loader: Any = None
+    nodes = 0
     try:
         loader = yaml.SafeLoader(text)
         while loader.check_node():
             node = loader.get_node()
-            tree = Tree()
+            tree = Tree(nodes=nodes)
             tree.value = _value(loader, node, (), tree, ())
+            nodes = tree.nodes
             if tree.value is not None or tree.faults:
                 yield tree
     except yaml.MarkedYAMLError as error:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
@@ -69,12 +70,13 @@ class Loop:
         try:
             wait = await self._reconcile()
         except ServeError as error:
-            self._show(f"Ray: {error}")
+            self._show(harmless(f"Ray: {error}"))
             wait = REFUSED_S if isinstance(error, ServeRejected) else RETRY_S
         except Exception as error:
             # Ending here would end every model; the next edit or answer may be one that works.
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._show(f"rayfleet failed: {type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+            what = f"rayfleet failed: {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            self._show(harmless(what))
             wait = REFUSED_S
         return wait
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rayfleet_operator.api.types import Model, ModelDeployment
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
-from rayfleet_operator.registry.errors import NotAllowed, RegistryError, RegistryUnreachable
+from rayfleet_operator.registry.errors import NotAllowed, RegistryError, RegistryUnreachable, ResolverFailed
 from rayfleet_operator.registry.resolver import Resolver
 from rayfleet_serving.config import ModelIdentity
 
@@ -23,7 +23,7 @@ FOLDER_S = 5.0
 """How often a path on this machine is looked at: it has no pollInterval, and nobody else is asked."""
 STORE_S = 30.0
 """How often a path in an object store is looked at: it has no pollInterval, and each look lists it whole."""
-UNANSWERED = (RegistryUnreachable.reason, NotAllowed.reason)
+UNANSWERED = (RegistryUnreachable.reason, NotAllowed.reason, ResolverFailed.reason)
 """Reasons that say nothing about the model, so that what it was before still holds."""
 SPREAD = 0.1
 
