@@ -46,7 +46,10 @@ class Model:
         self._metrics = ModelMetrics(args.name, args.identity.version, serve.get_replica_context().replica_id.unique_id)
         defaults = ModelUserConfig().batching
         self._execution = Execution(
-            self._model.predict, max_batch_size=defaults.max_batch_size, static_batch=self._model.static_batch
+            self._model.predict,
+            max_batch_size=defaults.max_batch_size,
+            static_batch=self._model.static_batch,
+            writes_inputs=self._model.writes_inputs,
         )
         self._batcher = Batcher(self._execution, max_wait_s=defaults.max_wait_s, on_batch=self._metrics.batch)
         await self._batcher.in_device_thread(run_example, self._model, self._example)

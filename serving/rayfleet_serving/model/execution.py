@@ -2,10 +2,13 @@
 
 A failing batch takes several calls of the model: it runs in halves. Before each call, what nobody waits for any more is
 given up, so that it does not keep the device from others.
+
+A model may write into its input. What may have to run again therefore stays as it came, and the model gets a copy.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -36,14 +39,17 @@ class Execution:
     """How one model is run.
 
     `predict` takes arrays with the batch on axis 0 and should return as many rows as it got; a model that does not
-    is run request by request from then on (`one_by_one`).
+    is run request by request from then on (`one_by_one`). `writes_inputs` is as of `LoadedModel`.
     """
 
-    def __init__(self, predict: Predict, *, max_batch_size: int, static_batch: int | None = None) -> None:
+    def __init__(
+        self, predict: Predict, *, max_batch_size: int, static_batch: int | None = None, writes_inputs: bool = True
+    ) -> None:
         self.max_batch_size = max_batch_size
         self.one_by_one = False
         self._model = predict
         self._static_batch = static_batch
+        self._writes_inputs = writes_inputs
 
     @property
     def limit(self) -> int:
@@ -92,6 +98,8 @@ class Execution:
     def _predict(self, batch: list[Segment], inputs: dict[str, np.ndarray], rows: int) -> InferenceResult:
         """Predict at most `limit` rows: padded where the graph fixes the batch size, halved where memory runs out.
 
+        Only a single request is halved here: several are by `run`, which brings their arrays together anew.
+
         Raises:
             _AbandonedError: nobody waits for any request of `batch`, of which the rows are a piece.
         """
@@ -99,12 +107,15 @@ class Execution:
         if not any(segment.awaited(now) for segment in batch):
             raise _AbandonedError
         call = batch[0].pending.call
+        single = len(batch) == 1 and batch[0].requests == 1
+        last_run = single and rows == 1
+        given = inputs if last_run else self._own(inputs, merged=len(batch) > 1)
         if self._static_batch:
-            return self._predict_padded(inputs, rows, call.form, call.params)
+            return self._predict_padded(given, rows, call.form, call.params)
         try:
-            return self._model(inputs, call.form, call.params)
+            return self._model(given, call.form, call.params)
         except Exception as error:
-            if rows == 1 or not out_of_memory(error):
+            if last_run or not single or not out_of_memory(error):
                 raise
         half = rows // 2
         return join(
@@ -113,6 +124,19 @@ class Execution:
                 self._predict(batch, {k: v[half:] for k, v in inputs.items()}, rows - half),
             ]
         )
+
+    def _own(self, inputs: dict[str, np.ndarray], *, merged: bool) -> dict[str, np.ndarray]:
+        """Arrays that the model may write into; the calls' own stay as they are for another run.
+
+        Merged arrays are nobody else's, so they cost no copy. Objects in them are still the calls' own: lists and dicts
+        are copied, text is not.
+        """
+        if not self._writes_inputs:
+            return inputs
+        return {
+            name: copy.deepcopy(array) if array.dtype.hasobject else array if merged else array.copy()
+            for name, array in inputs.items()
+        }
 
     def _predict_padded(
         self, inputs: dict[str, np.ndarray], rows: int, form: InputForm, params: dict[str, Any]

@@ -24,6 +24,8 @@ class LoadedModel(Protocol):
     signature: Signature
     static_batch: int | None
     """The only number of rows `predict` takes, None where it takes any."""
+    writes_inputs: bool
+    """Whether code of the model's own gets the arrays that `predict` is given, and so may write into them."""
 
     def predict(self, inputs: Arrays, form: InputForm, params: dict[str, Any]) -> InferenceResult:
         """One answer for each row of `inputs`, where the model gives one: the caller compares the lengths.

@@ -24,6 +24,7 @@ class OnnxModel:
     """An inference session."""
 
     flavor = "onnx"
+    writes_inputs = False
 
     def __init__(self, session: onnxruntime.InferenceSession, model: MLmodel) -> None:
         self.signature = model.signature

@@ -22,6 +22,8 @@ from rayfleet_serving.signature import InputForm
 class PyfuncModel:
     """An `mlflow.pyfunc.PyFuncModel`."""
 
+    writes_inputs = True
+
     def __init__(self, pyfunc: Any, model: MLmodel, *, flavor: str = "pyfunc") -> None:
         self.flavor = flavor
         self.signature = model.signature

@@ -36,6 +36,7 @@ class PytorchModel:
     def __init__(self, module: torch.nn.Module, device: torch.device, model: MLmodel, static_batch: int | None) -> None:
         self.signature = model.signature
         self.static_batch = static_batch
+        self.writes_inputs = device.type == "cpu"  # elsewhere it gets a copy in the device's memory
         self._model = model
         self._module = module
         self._device = device

@@ -18,6 +18,7 @@ class SklearnModel:
     """An estimator and the method of it that answers."""
 
     flavor = "sklearn"
+    writes_inputs = True
 
     def __init__(self, estimator: Any, predict_fn: str, model: MLmodel) -> None:
         self.signature = model.signature

@@ -23,6 +23,7 @@ class XGBoostModel:
     """A model and its `predict`, with feature names checked."""
 
     flavor = "xgboost"
+    writes_inputs = False
 
     def __init__(self, booster: xgboost.Booster | xgboost.XGBModel, model: MLmodel) -> None:
         self.signature = model.signature

@@ -1,0 +1,123 @@
+"""What a model does to the arrays it gets and gives reaches no other request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow.pytorch
+import numpy as np
+import pytest
+import torch
+
+from rayfleet_serving.link.call import Call, Failure, Reply
+from rayfleet_serving.model.execution import Execution, Outcome
+from rayfleet_serving.model.flavors import load
+from rayfleet_serving.model.pending import LargeRequest, PendingCall, Segment
+from rayfleet_serving.protocol.message import InferenceResult
+
+Inputs = dict[str, np.ndarray]
+
+POISON = 1000.0
+
+
+async def segment(array: np.ndarray, sizes: list[int]) -> Segment:
+    """A whole call."""
+    call = Call({"x": array}, sizes, "tensor", {}, [30.0] * len(sizes))
+    reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    return Segment(PendingCall(call, time.perf_counter(), reply), 0, len(sizes))
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
+
+
+def rows_of(outcomes: list[Outcome]) -> list[list[float]]:
+    """The answers, request by request; nothing for one that failed."""
+    answers: list[list[float]] = []
+    for part, outcome in outcomes:
+        if isinstance(outcome, Failure):
+            answers.append([])
+            continue
+        (array,) = outcome.outputs.values()
+        sizes = part.pending.call.sizes[part.first : part.last]
+        answers += [piece.ravel().tolist() for piece in np.split(array, np.cumsum(sizes)[:-1])]
+    return answers
+
+
+class Subtracts(torch.nn.Module):
+    """Writes into its input, and refuses one value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        poisoned = bool((x == POISON).any())
+        x.sub_(10)
+        if poisoned:
+            raise ValueError("unlucky")
+        return x * 2
+
+
+@pytest.mark.parametrize("calls", [1, 2, 32])
+async def test_a_module_that_writes_into_its_input_answers_the_others_right(calls: int, tmp_path: Path) -> None:
+    mlflow.pytorch.save_model(Subtracts(), tmp_path / "m", serialization_format="pickle", pip_requirements=[])
+    model = load(tmp_path / "m", allow_code_execution=True, gpu_memory_bytes=None)
+    execution = Execution(model.predict, max_batch_size=32, writes_inputs=model.writes_inputs)
+    values = [float(i) for i in range(31)] + [POISON]
+    batch = [await segment(column(*part), [1] * len(part)) for part in np.split(np.array(values), calls)]
+    assert rows_of(execution.run(batch)) == [[2 * (value - 10)] for value in values[:-1]] + [[]]
+
+
+def subtracts_and(error: Exception | None, most: int) -> Any:
+    """A model that writes into its input and raises on more than `most` rows; without an error, it sums them up."""
+
+    def predict(inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        x = inputs["x"]
+        x -= 10
+        if error is not None and len(x) > most:
+            raise error
+        return InferenceResult({"y": x * 2 if error else x.sum(axis=0, keepdims=True)}, "array")
+
+    return predict
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [2, 2], [4]], ids=repr)
+@pytest.mark.parametrize("calls", [1, 2])
+async def test_what_runs_again_for_want_of_memory_runs_on_what_was_sent(sizes: list[int], calls: int) -> None:
+    execution = Execution(subtracts_and(MemoryError("too big"), 1), max_batch_size=8)
+    batch = [await segment(column(1, 2, 3, 4), sizes) for _ in range(calls)]
+    answers = [row for request in rows_of(execution.run(batch)) for row in request]
+    assert answers == [2 * (value - 10) for value in (1, 2, 3, 4)] * calls
+
+
+async def test_what_runs_again_for_its_row_count_runs_on_what_was_sent() -> None:
+    execution = Execution(subtracts_and(None, 0), max_batch_size=8)
+    assert rows_of(execution.run([await segment(column(1, 2, 3), [1, 1, 1])])) == [[-9.0], [-8.0], [-7.0]]
+    assert execution.one_by_one
+
+
+async def test_a_piece_that_runs_again_for_want_of_memory_runs_on_what_was_sent() -> None:
+    execution = Execution(subtracts_and(MemoryError("too big"), 2), max_batch_size=4)
+    large = LargeRequest(await segment(column(*range(8)), [8]))
+    assert execution.run_piece(large) is None
+    outcome = execution.run_piece(large)
+    assert outcome is not None
+    assert rows_of([outcome]) == [[2.0 * (value - 10) for value in range(8)]]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+async def test_lists_that_a_model_empties_are_whole_when_they_run_again(calls: int) -> None:
+    def predict(inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        lengths = [len(words) for words in inputs["x"]]
+        for words in inputs["x"]:
+            words.clear()
+        if 0 in lengths:
+            raise ValueError("nothing to count")
+        return InferenceResult({"y": np.array(lengths)}, "array")
+
+    batch = []
+    for _ in range(calls):
+        words = np.empty(3, dtype=object)
+        words[:] = [["a", "b"], [], ["c"]]
+        batch.append(await segment(words, [1, 1, 1]))
+    assert rows_of(Execution(predict, max_batch_size=8).run(batch)) == [[2], [], [1]] * calls
