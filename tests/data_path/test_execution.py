@@ -121,3 +121,56 @@ async def test_lists_that_a_model_empties_are_whole_when_they_run_again(calls: i
         words[:] = [["a", "b"], [], ["c"]]
         batch.append(await segment(words, [1, 1, 1]))
     assert rows_of(Execution(predict, max_batch_size=8).run(batch)) == [[2], [], [1]] * calls
+
+
+class Reuses:
+    """Answers every batch in the same memory."""
+
+    def __init__(self, most: int = 8) -> None:
+        self.answer = np.zeros((8, 1), np.float32)
+        self.most = most
+
+    def __call__(self, inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        rows = len(inputs["x"])
+        np.multiply(inputs["x"], 2, out=self.answer[:rows])
+        if rows > self.most:
+            raise MemoryError("too big")
+        return InferenceResult({"y": self.answer[:rows]}, "array")
+
+
+@pytest.mark.parametrize("static_batch", [None, 3, 8])
+async def test_the_next_batch_does_not_change_an_answer(static_batch: int | None) -> None:
+    execution = Execution(Reuses(), max_batch_size=8, static_batch=static_batch)
+    first = execution.run([await segment(column(1, 2, 3), [1, 1, 1])])
+    execution.run([await segment(column(7, 8, 9), [1, 1, 1])])
+    assert rows_of(first) == [[2], [4], [6]]
+
+
+async def test_the_next_half_and_the_next_piece_do_not_change_an_answer() -> None:
+    execution = Execution(Reuses(most=2), max_batch_size=4)
+    large = LargeRequest(await segment(column(*range(8)), [8]))
+    assert execution.run_piece(large) is None
+    outcome = execution.run_piece(large)
+    assert outcome is not None
+    execution.run([await segment(column(70, 80), [2])])
+    assert rows_of([outcome]) == [[2.0 * value for value in range(8)]]
+
+
+class Counts(torch.nn.Module):
+    """Answers with its state, and then changes that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += x
+        return self.seen
+
+
+async def test_a_modules_state_is_not_part_of_an_answer(tmp_path: Path) -> None:
+    mlflow.pytorch.save_model(Counts(), tmp_path / "m", serialization_format="pickle", pip_requirements=[])
+    model = load(tmp_path / "m", allow_code_execution=True, gpu_memory_bytes=None)
+    execution = Execution(model.predict, max_batch_size=8)
+    answers = [execution.run([await segment(column(1, 2), [1, 1])]) for _ in range(3)]
+    assert [rows_of(answer) for answer in answers] == [[[n], [2 * n]] for n in (1.0, 2.0, 3.0)]

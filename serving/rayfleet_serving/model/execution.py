@@ -4,6 +4,8 @@ A failing batch takes several calls of the model: it runs in halves. Before each
 given up, so that it does not keep the device from others.
 
 A model may write into its input. What may have to run again therefore stays as it came, and the model gets a copy.
+A model may also answer with an array that it will fill anew for the next batch, or with its own state. Every answer is
+therefore copied before the model is called again.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ class Execution:
         if self._static_batch:
             return self._predict_padded(given, rows, call.form, call.params)
         try:
-            return self._model(given, call.form, call.params)
+            return _kept(self._model(given, call.form, call.params))
         except Exception as error:
             if last_run or not single or not out_of_memory(error):
                 raise
@@ -146,7 +148,14 @@ class Execution:
         if missing:
             inputs = {k: np.concatenate([v, np.repeat(v[-1:], missing, axis=0)]) for k, v in inputs.items()}
         result = self._model(inputs, form, params)
-        return InferenceResult({k: v[:rows] for k, v in result.outputs.items()}, result.form) if missing else result
+        if missing:
+            result = InferenceResult({k: v[:rows] for k, v in result.outputs.items()}, result.form)
+        return _kept(result)
+
+
+def _kept(result: InferenceResult) -> InferenceResult:
+    """The answer in memory that the model does not know."""
+    return InferenceResult({name: array.copy() for name, array in result.outputs.items()}, result.form)
 
 
 def out_of_memory(error: BaseException) -> bool:
