@@ -102,6 +102,33 @@ def test_damaged_entry_is_downloaded_again(damage: Callable[[Path], None], sourc
     assert tree_digest(cache.fetch(identity(source), None)) == tree_digest(source)
 
 
+@pytest.mark.parametrize("damage", [truncate, remove, forget], ids=lambda damage: damage.__name__)
+def test_a_damaged_entry_stays_until_there_is_another(
+    damage: Callable[[Path], None], source: Path, cache: ModelCache
+) -> None:
+    """Whoever reads from it goes on."""
+    digest = tree_digest(source)
+    entry = cache.fetch(identity(source), None).parent
+    damage(entry)
+    files = sorted(entry.rglob("*"))
+    hidden = source.rename(source.parent / "hidden")
+    with pytest.raises(LoadError, match="is not a folder on this machine"):
+        cache.fetch(identity(source), None)
+    assert sorted(entry.rglob("*")) == files
+    assert left_behind(cache) == [folder(source)]
+    hidden.rename(source)
+    assert tree_digest(cache.fetch(identity(source), None)) == digest
+    assert left_behind(cache) == [folder(source)]
+
+
+def test_what_a_killed_replacement_left_is_removed(source: Path, cache: ModelCache) -> None:
+    other = "sha256-" + "9" * 64
+    for model_id in (KEY, other):
+        (cache.root / f".{folder(source, model_id)}.replaced" / "model").mkdir(parents=True)
+    cache.fetch(identity(source), None)
+    assert left_behind(cache) == [folder(source)]
+
+
 def test_entry_of_another_digest_is_not_used(source: Path, cache: ModelCache) -> None:
     cache.fetch(identity(source, digest=tree_digest(source)), None)
     (source / "MLmodel").write_text("flavors: {sklearn: {}}\n")

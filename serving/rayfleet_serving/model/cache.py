@@ -4,13 +4,15 @@
     <root>/<key>/digest      their tree digest when they were downloaded
     <root>/<key>.lock        flock: shared to verify, exclusive to download
     <root>/.<key>.partial/   a download under way
+    <root>/.<key>.replaced/  what was there before, for the moment between two renames
 
 The key is the model id where that is the digest of the content, which every use verifies. Any other id is only what
 one registry says, and another could say the same of other bytes: its key also holds a digest of where the bytes
 come from.
 
-An entry appears by one rename, so it is whole or absent. Whoever holds the exclusive lock owns the partial folder;
-the kernel releases a dead process's lock, so a partial folder whose lock is free is a crash's leftover.
+An entry appears by one rename, so it is whole or absent. One that is not valid stays until another is there in its
+place, as processes may read from it. Whoever holds the exclusive lock owns the folders with a dot; the kernel releases
+a dead process's lock, so one of them whose lock is free is a crash's leftover.
 """
 
 from __future__ import annotations
@@ -64,11 +66,11 @@ class ModelCache:
     def fetch(self, identity: ModelIdentity, tracking_uri: str | None) -> Path:
         """The folder with the version's artifacts, downloaded if need be. A verified entry needs no network.
 
-        An entry whose bytes changed since they were downloaded is discarded and downloaded again. Several processes
-        asking at once download once; the others wait.
+        An entry whose bytes changed since they were downloaded is downloaded again, and replaced once that is verified.
+        Several processes asking at once download once; the others wait.
 
         Raises:
-            LoadError: DownloadFailed, DiskFull, DigestMismatch or ModelIdMismatch; nothing is left behind.
+            LoadError: DownloadFailed, DiskFull, DigestMismatch or ModelIdMismatch; the cache is as it was.
         """
         key = cache_key(identity, tracking_uri)
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key):
@@ -81,8 +83,8 @@ class ModelCache:
             with self._lock(key, fcntl.LOCK_EX):
                 if not self._valid(key, identity):  # or another process has downloaded it meanwhile
                     self._remove_leftovers()
-                    for stale in (self._entry(key), self._partial(key)):
-                        shutil.rmtree(stale, ignore_errors=True)
+                    for leftover in (self._partial(key), self._replaced(key)):
+                        shutil.rmtree(leftover, ignore_errors=True)
                     self._download(key, identity, tracking_uri)
         except OSError as e:
             if e.errno in DISK_FULL:
@@ -95,6 +97,9 @@ class ModelCache:
 
     def _partial(self, key: str) -> Path:
         return self.root / f".{key}.partial"
+
+    def _replaced(self, key: str) -> Path:
+        return self.root / f".{key}.replaced"
 
     @contextmanager
     def _lock(self, key: str, kind: int) -> Iterator[None]:
@@ -129,8 +134,7 @@ class ModelCache:
             download(identity.artifact_uri, tracking_uri, tree)
             (partial / "digest").write_text(_verified_digest(identity, tree))
             _sync(partial)
-            partial.rename(self._entry(key))
-            _sync_file(self.root)
+            self._replace(key)
         except LoadError as e:
             # Through MLflow's client a full disk is a text among others.
             if e.reason == "DownloadFailed" and os.strerror(errno.ENOSPC) in e.message:
@@ -143,16 +147,25 @@ class ModelCache:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def _replace(self, key: str) -> None:
+        """Puts a whole download in the entry's place."""
+        entry, replaced = self._entry(key), self._replaced(key)
+        if entry.exists():  # a folder that holds files cannot be renamed over
+            entry.rename(replaced)
+        self._partial(key).rename(entry)
+        _sync_file(self.root)
+        shutil.rmtree(replaced, ignore_errors=True)
+
     def _remove_leftovers(self) -> None:
-        """Removes partial downloads of other versions whose processes died: they may be what fills the disk."""
-        for partial in self.root.glob(".*.partial"):
-            key = partial.name.removeprefix(".").removesuffix(".partial")
+        """Removes what processes that died left of other versions: it may be what fills the disk."""
+        for leftover in (*self.root.glob(".*.partial"), *self.root.glob(".*.replaced")):
+            key = leftover.stem.removeprefix(".")
             with (self.root / f"{key}.lock").open("a") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def _disk_full(self, needed: int | None) -> LoadError:
         free = shutil.disk_usage(self.root).free

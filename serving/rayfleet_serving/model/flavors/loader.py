@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from rayfleet_serving.model import mlmodel
@@ -34,6 +36,7 @@ def load(path: Path, *, allow_code_execution: bool, gpu_memory_bytes: int | None
     Raises:
         LoadError: MissingPackage, CodeExecutionNotAllowed, CorruptModel or UnsupportedFlavor.
     """
+    _write_no_bytecode()
     model = mlmodel.read(path)
     if not allow_code_execution:
         code_execution.refuse_declared_code(model)
@@ -46,6 +49,16 @@ def load(path: Path, *, allow_code_execution: bool, gpu_memory_bytes: int | None
         raise _missing(e, path) from e
     except Exception as e:
         raise LoadError("CorruptModel", f"{path} cannot be loaded as {flavor}: {type(e).__name__}: {e}") from e
+
+
+def _write_no_bytecode() -> None:
+    """Keeps Python from adding files to a model's folder, which is verified each time it is used.
+
+    The bytecode of a module of the model's own would stand beside it. For good, and for processes the model starts: it
+    may import such a module as late as in a request.
+    """
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def _load_flavor(
