@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rayfleet_serving.config import Limits
 from rayfleet_serving.link.call import Call, Reply
 from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.execution import Execution
-from rayfleet_serving.protocol.message import InferenceResult
+from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult, RequestError
+from rayfleet_serving.router.coalescer import Coalescer
 
 Inputs = dict[str, np.ndarray]
 
@@ -278,6 +280,73 @@ async def test_a_model_that_does_not_answer_row_for_row_runs_one_by_one() -> Non
     two_rows = Call({"x": np.ones((2, 1), np.float32)}, [2], "tensors", {}, [30.0])
     reply = await batcher.infer(two_rows)
     assert (values(reply), reply.rows) == ([2.0], [1])
+
+
+def outputs_by_value(*kinds: tuple[float, Inputs]) -> Callable[..., InferenceResult]:
+    """A model that refuses 13, and has other outputs for a batch that begins with one of the given values."""
+
+    def predict(inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        if (inputs["x"] == 13).any():
+            raise ValueError("unlucky")
+        found = dict(kinds).get(float(inputs["x"][0, 0]), {"y": inputs["x"]})
+        return InferenceResult({name: array[: len(inputs["x"])] for name, array in found.items()}, "array")
+
+    return predict
+
+
+MISFITS: dict[str, tuple[Inputs, str]] = {
+    "dates and numbers": ({"y": np.zeros((4, 1), "datetime64[s]")}, "DTypePromotionError"),
+    "another width": ({"y": np.zeros((4, 2), np.float32)}, "dimension"),
+    "another name": ({"z": np.zeros((4, 1), np.float32)}, r"\['y'\], another \['z'\]|\['z'\], another \['y'\]"),
+    "one name more": (dict.fromkeys("yz", np.zeros((4, 1), np.float32)), r"\['y', 'z'\]"),
+}
+
+
+@pytest.mark.parametrize("misfit_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("case", MISFITS)
+async def test_answers_that_do_not_fit_together_are_refused_and_the_batcher_goes_on(
+    case: str, misfit_first: bool
+) -> None:
+    other, says = MISFITS[case]
+    predict = outputs_by_value((1.0 if misfit_first else 3.0, other))
+    batcher = Batcher(Execution(predict, max_batch_size=32), max_wait_s=0.0)
+    async with asyncio.timeout(10):
+        misfits = asyncio.ensure_future(batcher.infer(call(1, 13, 3, 4)))
+        others = [asyncio.ensure_future(batcher.infer(call(5.0, params={"k": i}))) for i in range(3)]
+        with pytest.raises(RuntimeError, match=says):
+            await misfits
+        assert [values(await each) for each in others] == [[5.0]] * 3
+
+
+async def test_requests_whose_answers_do_not_fit_together_are_each_answered() -> None:
+    predict = outputs_by_value((1.0, {"y": np.zeros((4, 1), "datetime64[s]")}))
+    batcher = Batcher(Execution(predict, max_batch_size=32), max_wait_s=0.0)
+    coalescer = Coalescer(batcher.infer, lambda: 1, name="m", limits=Limits(), max_batch_size=32, routers=1)
+    requests = [InferenceRequest({"x": np.full((1, 1), x, np.float32)}, 1, "tensors") for x in (1, 13, 3, 4)]
+    until = time.monotonic() + 10
+    answers = await asyncio.gather(*(coalescer.infer(each, until) for each in requests), return_exceptions=True)
+    outputs = [answer[0].outputs["y"] for answer in answers if isinstance(answer, tuple)]
+    assert [array.dtype.kind for array in outputs] == ["M", "f", "f"]
+    assert isinstance(answers[1], RequestError)
+    assert (answers[1].status, answers[1].code) == (422, "ModelError")
+
+
+async def test_no_call_waits_for_a_batcher_that_failed() -> None:
+    model = Doubler()
+    faults = [OSError("no room for metrics")]
+
+    def on_batch(rows: int, seconds: float) -> None:
+        if faults:
+            raise faults.pop()
+
+    batcher = Batcher(Execution(model, max_batch_size=2), max_wait_s=0.0, on_batch=on_batch)
+    big = Call({"x": np.ones((5, 1), np.float32)}, [5], "tensors", {}, [30.0])
+    calls = [call(1), big, call(2, 3), call(4, params={"k": 1})]
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(*(batcher.infer(each) for each in calls), return_exceptions=True)
+        assert [str(answer) for answer in answers] == ["The batcher failed; the replica's log says why."] * 4
+        assert batcher.queued_rows == 0
+        assert [values(await batcher.infer(each)) for each in calls] == [[2], [2] * 5, [4, 6], [8]]
 
 
 async def test_an_idle_device_starts_a_lone_request_at_once() -> None:

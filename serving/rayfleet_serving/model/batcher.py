@@ -14,6 +14,7 @@ An idle device may wait up to `max_wait_s` for a fuller batch, but only where th
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from rayfleet_serving.link.call import Call, Failure, Kind, Reply, kind_of
 from rayfleet_serving.model.execution import Execution
 from rayfleet_serving.model.pending import LargeRequest, PendingCall, Segment
 from rayfleet_serving.protocol.message import InferenceResult
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,6 +47,7 @@ class Batcher:
         self.max_wait_s = max_wait_s
         self._execution = execution
         self._on_batch = on_batch
+        self._unanswered: set[PendingCall] = set()
         self._queues: dict[Kind, deque[PendingCall]] = {}
         self._queued_rows = 0
         self._large: deque[LargeRequest] = deque()
@@ -65,7 +69,11 @@ class Batcher:
         return asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     async def infer(self, call: Call) -> Reply:
-        """Answer every request of `call`; a request that fails is in `Reply.failures`, the others are right."""
+        """Answer every request of `call`; a request that fails is in `Reply.failures`, the others are right.
+
+        Raises:
+            RuntimeError: the requests cannot be answered together, which says nothing about each of them.
+        """
         loop = asyncio.get_running_loop()
         pending = PendingCall(call, time.perf_counter(), loop.create_future())
         self._queues.setdefault(kind_of(call.inputs, call.form, call.params), deque()).append(pending)
@@ -74,7 +82,11 @@ class Batcher:
         self._arrival.set()
         if self._worker is None:
             self._worker = loop.create_task(self._work())
-        return await pending.reply
+        self._unanswered.add(pending)
+        try:
+            return await pending.reply
+        finally:
+            self._unanswered.discard(pending)
 
     async def _work(self) -> None:
         try:
@@ -90,8 +102,20 @@ class Batcher:
                         await self._run(batch, waited)
                 if self._large:
                     await self._run_piece(self._large[0])
+        except Exception:
+            logger.exception("The batcher failed.")
         finally:
             self._worker = None
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """No call outlives the worker. Those that it answered are done; any other would wait for ever."""
+        self._queues.clear()
+        self._large.clear()
+        self._queued_rows = 0
+        for pending in self._unanswered:
+            if not pending.reply.done():
+                pending.reply.set_exception(RuntimeError("The batcher failed; the replica's log says why."))
 
     async def _fill(self, kind: Kind) -> float:
         """Wait for a fuller batch as long as it is expected to pay; returns the seconds waited."""

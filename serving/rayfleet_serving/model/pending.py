@@ -9,6 +9,7 @@ from itertools import accumulate
 import numpy as np
 
 from rayfleet_serving.link.call import Call, Failure, Reply, Timing
+from rayfleet_serving.model.errors import describe
 from rayfleet_serving.protocol.message import InferenceResult
 
 
@@ -59,8 +60,10 @@ class PendingCall:
         timing = Timing(self.queue, self.batch_wait, self.compute)
         try:
             whole = join([part for _, part in sorted(self._parts, key=lambda part: part[0])])
-        except (KeyError, ValueError) as error:
-            self.reply.set_exception(RuntimeError(f"The model's answers to one call do not fit together: {error}"))
+        except Exception as error:
+            # Not a failure of any one request: the router sends each of them again, alone.
+            text = f"The model's answers to one call do not fit together: {describe(error)}"
+            self.reply.set_exception(RuntimeError(text))
             return
         self.reply.set_result(Reply(whole.outputs, self._rows, whole.form, self._failures, timing))
 
@@ -134,10 +137,19 @@ def row_count(result: InferenceResult) -> int:
 
 
 def join(results: list[InferenceResult]) -> InferenceResult:
-    """One answer out of several, in order. Raises `KeyError` or `ValueError` where they do not fit together."""
+    """One answer out of several, in order.
+
+    Raises:
+        ValueError: they do not have the same outputs.
+        Exception: what numpy raises for arrays that it cannot bring together.
+    """
     if len(results) == 1:
         return results[0]
     if not results:
         return InferenceResult({}, "array")
+    names = results[0].outputs.keys()
+    for result in results:
+        if result.outputs.keys() != names:
+            raise ValueError(f"one has the outputs {sorted(names)}, another {sorted(result.outputs)}")
     outputs = {name: np.concatenate([r.outputs[name] for r in results]) for name in results[0].outputs}
     return InferenceResult(outputs, results[0].form)
