@@ -222,15 +222,15 @@ async def test_what_nobody_waits_for_stops_between_calls_of_the_model(case: str,
     # Long enough to reach the model on a busy machine.
     budget = 30.0 if left == "cancelled" else 1.0
     long = Call({"x": np.ones((sum(sizes), 1), np.float32)}, sizes, "tensors", {}, [budget] * len(sizes))
-    begin = time.perf_counter()
     waiting = asyncio.ensure_future(batcher.infer(long))
     await until(model.entered.is_set)
+    arrived_before = time.perf_counter()
     behind = asyncio.ensure_future(batcher.infer(call(1.0)))
     if left == "cancelled":
         waiting.cancel()
         await asyncio.wait([waiting])
     else:
-        await until(lambda: time.perf_counter() - begin > budget)
+        await until(lambda: time.perf_counter() - arrived_before > budget)
     model.go.set()
     await behind
     assert model.batches == [4, static_batch or 1]  # the first call of several, and the request behind
