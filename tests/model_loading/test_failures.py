@@ -232,6 +232,31 @@ async def test_without_an_example_a_model_may_refuse_zeros(tmp_path: Path, repli
     await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
 
 
+LABELS: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "plain": (b"cat\ndog\n", ("cat", "dog")),
+    "with a byte order mark": (b"\xef\xbb\xbfcat\r\ndog\r\n", ("cat", "dog")),
+    "not UTF-8": ("Bär\nKuh".encode("latin-1"), ("B\ufffdr", "Kuh")),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+async def test_labels_are_read_whatever_wrote_them(case: str, saved: Any, tmp_path: Path, replica: Any) -> None:
+    content, labels = LABELS[case]
+    path = Path(shutil.copytree(saved(models.sklearn_frame), tmp_path / "model"))
+    (path / "labels.txt").write_bytes(content)
+    made = await replica(path)
+    assert (await made.metadata("labels.txt")).labels == labels
+    await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", "data", "a/" * 5 + "b", "x" * 300, "../escape.txt"])
+async def test_labels_that_cannot_be_had_are_none(name: str, saved: Any, tmp_path: Path, replica: Any) -> None:
+    made = await replica(saved(models.sklearn_frame))
+    (made._path.parent / "escape.txt").write_text("cat")
+    assert (await made.metadata(name)).labels == ()
+    await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells by the error of a machine without a GPU")
 def test_a_pyfunc_is_given_the_cap_of_gpu_memory(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cuda")

@@ -138,11 +138,17 @@ def _load(args: ModelArgs) -> tuple[Path, LoadedModel]:
 
 
 def _labels(path: Path, labels_file: str) -> tuple[str, ...]:
-    file = (path / labels_file).resolve()
-    if not file.is_relative_to(path.resolve()) or not file.is_file():
-        logger.error("The model's artifacts hold no file %r: classes are named by their index.", labels_file)
+    """Lines of a file inside the model's artifacts; none where it cannot be had. A version is ready without labels."""
+    try:
+        file = (path / labels_file).resolve()
+        if file.is_relative_to(path.resolve()) and file.is_file():
+            # Spreadsheets and editors of Windows begin a file with a byte order mark, or write no UTF-8.
+            return tuple(file.read_text(encoding="utf-8-sig", errors="replace").splitlines())
+    except OSError as error:
+        logger.error("The labels in %r cannot be read: classes are named by their index. %s", labels_file, error)
         return ()
-    return tuple(file.read_text(encoding="utf-8").splitlines())
+    logger.error("The model's artifacts hold no file %r: classes are named by their index.", labels_file)
+    return ()
 
 
 def build(args: ModelArgs) -> Application:
