@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ray.serve.schema import ReplicaRank
 
 from rayfleet_serving.config import ModelArgs, ModelIdentity
 from rayfleet_serving.digest import tree_digest
+from rayfleet_serving.link.call import Call
 from rayfleet_serving.model.app import Model
 from rayfleet_serving.model.errors import LoadError, OutputError
 from rayfleet_serving.model.flavors import load
@@ -168,16 +170,29 @@ def test_lists_keep_their_values(values: list[Any], kind: str) -> None:
         assert array.tolist() == values
 
 
+class PanicError(BaseException):
+    """As pyo3 raises for a panic in Rust."""
+
+
+NO_WEIGHTS = ValueError("no weights at data\udcff")
+RAISED = [NO_WEIGHTS, PanicError("panicked"), SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()]
+
+
 class Broken(mlflow.pyfunc.PythonModel):
-    """Answers nothing, not even its own example."""
+    """Answers no zeros, and not its own example."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        raise ValueError("no weights at data\udcff")
+        if (model_input < 10).any():
+            raise self.error
+        return model_input
 
 
-def broken(path: Path, *, example: bool) -> Path:
+def broken(path: Path, *, example: bool, error: BaseException = NO_WEIGHTS) -> Path:
     signature = infer_signature(models.FEATURES)
-    mlflow.pyfunc.save_model(path, python_model=Broken(), signature=signature, pip_requirements=[])
+    mlflow.pyfunc.save_model(path, python_model=Broken(error), signature=signature, pip_requirements=[])
     if example:
         # What log_model writes of an example; it would not write one the model refuses.
         document = yaml.safe_load((path / "MLmodel").read_text())
@@ -225,10 +240,24 @@ async def test_a_model_that_raises_on_its_own_example_never_becomes_ready(tmp_pa
     assert refused.value.message.encode()
 
 
-async def test_without_an_example_a_model_may_refuse_zeros(tmp_path: Path, replica: Any, caplog: Any) -> None:
-    made = await replica(broken(tmp_path / "model", example=False))
+@pytest.mark.parametrize("error", RAISED[1:], ids=lambda error: type(error).__name__)
+async def test_whatever_a_model_raises_on_its_own_example_is_told(
+    error: BaseException, tmp_path: Path, replica: Any
+) -> None:
+    with pytest.raises(LoadError, match=f"raised on its own input example: {type(error).__name__}") as refused:
+        await replica(broken(tmp_path / "model", example=True, error=error))
+    assert refused.value.reason == "WarmUpFailed"
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+async def test_without_an_example_a_model_may_refuse_zeros(
+    error: BaseException, tmp_path: Path, replica: Any, caplog: Any
+) -> None:
+    made = await replica(broken(tmp_path / "model", example=False, error=error))
     await made.reconfigure({})
-    assert "Warm-up with 1 rows failed" in caplog.text
+    assert f"Warm-up with 1 rows failed: {type(error).__name__}" in caplog.text
+    call = Call({"input": np.full((2, 4), 10, np.float32)}, [1, 1], "tensor", {}, [30.0, 30.0])
+    assert (await made._batcher.infer(call)).rows == [1, 1]
     await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
 
 

@@ -20,6 +20,7 @@ from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.metrics import ModelMetrics
 from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.cache import ModelCache
+from rayfleet_serving.model.errors import describe
 from rayfleet_serving.model.execution import Execution
 from rayfleet_serving.model.flavors import LoadedModel, load, run_example, warmup_inputs
 from rayfleet_serving.model.mlmodel import input_example
@@ -121,9 +122,9 @@ class Model:
             begin = time.perf_counter()
             try:
                 result = self._model.predict(*inputs)
-            except Exception as error:
+            except BaseException as error:  # as in `Execution.run`
                 # Zeros may be no legal input for this model, and it has answered one row of an example before.
-                logger.warning("Warm-up with %d rows failed: %s: %s", rows, type(error).__name__, error)
+                logger.warning("Warm-up with %d rows failed: %s", rows, describe(error))
                 return
             self._warm.add(rows)
             if any(len(array) != rows for array in result.outputs.values()):

@@ -31,7 +31,7 @@ def run_example(model: LoadedModel, example: Any) -> None:
         return
     try:
         model.predict(*arguments)
-    except Exception as error:
+    except BaseException as error:  # as in `Execution.run`
         raise LoadError(
             "WarmUpFailed", f"the model raised on its own input example: {describe(error)[:1000]}"
         ) from error
