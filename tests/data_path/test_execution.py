@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,72 @@ async def test_lists_that_a_model_empties_are_whole_when_they_run_again(calls: i
         words[:] = [["a", "b"], [], ["c"]]
         batch.append(await segment(words, [1, 1, 1]))
     assert rows_of(Execution(predict, max_batch_size=8).run(batch)) == [[2], [], [1]] * calls
+
+
+def means(most: int) -> Any:
+    """A model that gives the mean of its rows, of at most `most` for want of memory."""
+
+    def predict(inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        if len(inputs["x"]) > most:
+            raise MemoryError("too big")
+        return InferenceResult({"y": inputs["x"].mean(axis=0, keepdims=True)}, "array")
+
+    return predict
+
+
+@pytest.mark.parametrize(("rows", "static_batch"), [(33, None), (64, None), (100, 32)])
+async def test_a_model_that_is_not_row_for_row_does_not_run_in_pieces(rows: int, static_batch: int | None) -> None:
+    execution = Execution(means(most=32), max_batch_size=32, static_batch=static_batch)
+    outcome = execution.run_piece(LargeRequest(await segment(column(*range(rows)), [rows])))
+    assert outcome is not None
+    failure = outcome[1]
+    assert isinstance(failure, Failure)
+    assert failure.code == "ModelError"
+    assert "does not answer row for row: it gave 1 rows for 32" in failure.message
+    assert "at most 32 rows are possible" in failure.message
+    assert rows_of(execution.run([await segment(column(*range(32)), [32])])) == [[15.5]]
+
+
+async def test_outputs_of_different_lengths_do_not_run_in_pieces() -> None:
+    def predict(inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        return InferenceResult({"y": inputs["x"], "mean": inputs["x"].mean(axis=0, keepdims=True)}, "tensors")
+
+    execution = Execution(predict, max_batch_size=4)
+    outcome = execution.run_piece(LargeRequest(await segment(column(*range(5)), [5])))
+    assert outcome is not None
+    assert isinstance(outcome[1], Failure)
+    assert "outputs of different lengths for 4" in outcome[1].message
+
+
+@pytest.mark.parametrize(("most", "known"), [(1, True), (4, True), (4, False)])
+async def test_a_model_that_is_not_row_for_row_does_not_run_in_halves(most: int, known: bool) -> None:
+    """A request of as many rows as fit is right, and more are refused."""
+    execution = Execution(means(most), max_batch_size=32)
+    execution.one_by_one = known
+    assert rows_of(execution.run([await segment(column(*range(most)), [most])])) == [[(most - 1) / 2]]
+    ((_, failure),) = execution.run([await segment(column(*range(most + 1)), [most + 1])])
+    assert isinstance(failure, Failure)
+    assert failure.code == "OutOfMemory"
+    assert "does not fit into the model's memory" in failure.message
+    assert failure.message.endswith("MemoryError: too big")
+
+
+async def test_a_batch_that_runs_again_in_halves_has_let_go_of_what_it_had_allocated() -> None:
+    allocated: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+
+    def predict(inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        alive.append(sum(reference() is not None for reference in allocated))
+        activations = inputs["x"] * 2
+        allocated.extend([weakref.ref(activations), weakref.ref(inputs["x"])])
+        if len(activations) > 1:
+            raise MemoryError("too big")
+        return InferenceResult({"y": activations}, "array")
+
+    assert rows_of(Execution(predict, max_batch_size=8).run([await segment(column(*range(8)), [8])])) == [
+        [2.0 * value for value in range(8)]
+    ]
+    assert set(alive) == {0}
 
 
 class Reuses:

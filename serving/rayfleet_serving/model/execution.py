@@ -64,7 +64,7 @@ class Execution:
         Never raises; a `Failure` stands with exactly one request.
         """
         rows = sum(segment.rows for segment in batch)
-        single = len(batch) == 1 and batch[0].requests == 1
+        single = _single(batch)
         try:
             result = self._predict(batch, _merge(batch), rows)
             given = row_count(result)
@@ -89,9 +89,12 @@ class Execution:
         """
         rows = min(self.limit, large.rows_left)
         try:
-            large.results.append(self._predict([large.segment], large.next_rows(rows), rows))
+            result = self._predict([large.segment], large.next_rows(rows), rows)
+            if (given := row_count(result)) != rows:
+                return large.segment, _not_in_pieces(given, rows, self.limit)
+            large.results.append(result)
             large.rows_done += rows
-            return None if large.rows_left else (large.segment, _of_one(join(large.results)))
+            return None if large.rows_left else (large.segment, join(large.results))
         except _AbandonedError:
             return large.segment, LATE
         except BaseException as error:
@@ -109,32 +112,31 @@ class Execution:
         if not any(segment.awaited(now) for segment in batch):
             raise _AbandonedError
         call = batch[0].pending.call
-        single = len(batch) == 1 and batch[0].requests == 1
-        last_run = single and rows == 1
-        given = inputs if last_run else self._own(inputs, merged=len(batch) > 1)
         if self._static_batch:
-            return self._predict_padded(given, rows, call.form, call.params)
+            return self._predict_padded(self._own(batch, inputs, rows), rows, call.form, call.params)
         try:
-            return _kept(self._model(given, call.form, call.params))
+            return _kept(self._model(self._own(batch, inputs, rows), call.form, call.params))
         except Exception as error:
-            if last_run or not single or not out_of_memory(error):
+            if rows == 1 or not _single(batch) or self.one_by_one or not out_of_memory(error):
                 raise
-        half = rows // 2
-        return join(
-            [
-                self._predict(batch, {k: v[:half] for k, v in inputs.items()}, half),
-                self._predict(batch, {k: v[half:] for k, v in inputs.items()}, rows - half),
-            ]
-        )
+            why = describe(error)  # the error itself would keep what the model has allocated
+        halves: list[InferenceResult] = []
+        for begin, end in ((0, rows // 2), (rows // 2, rows)):
+            half = self._predict(batch, {k: v[begin:end] for k, v in inputs.items()}, end - begin)
+            if row_count(half) != end - begin:
+                raise MemoryError(f"it cannot run in halves, as the model does not answer row for row; {why}")
+            halves.append(half)
+        return join(halves)
 
-    def _own(self, inputs: dict[str, np.ndarray], *, merged: bool) -> dict[str, np.ndarray]:
-        """Arrays that the model may write into; the calls' own stay as they are for another run.
+    def _own(self, batch: list[Segment], inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+        """Arrays that the model may write into, while the calls' own stay as they are for another run.
 
-        Merged arrays are nobody else's, so they cost no copy. Objects in them are still the calls' own: lists and dicts
-        are copied, text is not.
+        What a single row gives is final, so it is not copied. Merged arrays are nobody else's, so they are not either,
+        but for the lists and dicts in them.
         """
-        if not self._writes_inputs:
+        if not self._writes_inputs or (rows == 1 and _single(batch)):
             return inputs
+        merged = len(batch) > 1
         return {
             name: copy.deepcopy(array) if array.dtype.hasobject else array if merged else array.copy()
             for name, array in inputs.items()
@@ -173,11 +175,26 @@ def _of_one(result: InferenceResult) -> InferenceResult | Failure:
     return result
 
 
+def _not_in_pieces(given: int, rows: int, limit: int) -> Failure:
+    """The model gave `given` rows for a piece: what it gives for the whole, a mean for instance, is not to be had."""
+    gave = f"{given} rows" if given >= 0 else "outputs of different lengths"
+    return Failure(
+        "ModelError",
+        f"The model does not answer row for row: it gave {gave} for {rows}. A request of more rows than maxBatchSize "
+        f"would run in pieces, so at most {limit} rows are possible for this model.",
+    )
+
+
 def _failure(error: BaseException) -> Failure:
     text = describe(error)
     if out_of_memory(error):
         return Failure("OutOfMemory", f"This request alone does not fit into the model's memory. {text[:500]}")
     return Failure("ModelError", f"The model raised on this input: {text[:1000]}")
+
+
+def _single(batch: list[Segment]) -> bool:
+    """Whether it holds one request."""
+    return len(batch) == 1 and batch[0].requests == 1
 
 
 def _halve(batch: list[Segment]) -> tuple[list[Segment], list[Segment]]:
