@@ -1,10 +1,13 @@
 """Two batchers under the same Poisson arrivals: ours and Ray Serve's `@serve.batch`.
 
-    python -m bench.batcher [--rate 100] [--batch-ms 50] [--max-batch 8] [--seconds 20] [--rounds 3]
+    python -m bench.batcher [--rate 100 5] [--batch-ms 50] [--max-batch 8] [--seconds 20] [--rounds 3]
 
 A model takes `--batch-ms` for a batch of any size up to `--max-batch`, so at most `max_batch / batch_ms` requests a
 second can be served. Both batchers run inside one Serve replica, see the same arrival times, and take turns.
 Requests enter by an `await` in the same process: no network, only the batcher.
+
+Ours runs as it is by default. `@serve.batch` is given several waits, as the one that suits it depends on the rate: at a
+high one a short wait makes batches too small, at a low one every request spends a long wait.
 
 No `from __future__ import annotations` here: Serve reads annotations of deployments.
 """
@@ -27,7 +30,7 @@ from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.execution import Execution
 from rayfleet_serving.protocol.message import InferenceResult
 
-KINDS = ("rayfleet", "serve.batch wait=0", "serve.batch wait=5ms", "serve.batch wait=20ms")
+KINDS = ("rayfleet", *(f"`@serve.batch`, wait {wait} ms" for wait in (0, 5, 20, 50, 100)))
 
 
 @serve.deployment(max_ongoing_requests=4)
@@ -42,7 +45,7 @@ class Arena:
         ask = (
             self._ours(batches, batch_s, maximum)
             if kind == "rayfleet"
-            else self._serves(batches, batch_s, maximum, {"0": 0.0, "5ms": 0.005, "20ms": 0.02}[kind.split("=")[1]])
+            else self._serves(batches, batch_s, maximum, int(kind.split()[-2]) / 1e3)
         )
         chance = random.Random(int(query["seed"]))
         arrivals, at = [], 0.0
@@ -89,43 +92,45 @@ app = Arena.bind()  # type: ignore[attr-defined]
 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--rate", type=float, nargs="+", default=[100.0, 5.0])
     parser.add_argument("--batch-ms", type=float, default=50.0)
     parser.add_argument("--max-batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 
-    took: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    batches: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    runs = [(rate, kind) for rate in options.rate for kind in KINDS]
+    took: dict[tuple[float, str], list[float]] = {run: [] for run in runs}
+    batches: dict[tuple[float, str], list[int]] = {run: [] for run in runs}
     print("starting Ray ...", file=sys.stderr)
     arena = {"name": "arena", "route_prefix": "/", "import_path": "bench.batcher:app"}
     async with serving([arena]) as url, httpx.AsyncClient(timeout=None, trust_env=False) as client:
         for seed in range(options.rounds):
-            for kind in KINDS:
-                print(f"round {seed + 1}/{options.rounds}: {kind} ...", file=sys.stderr)
+            for rate, kind in runs:
+                print(f"round {seed + 1}/{options.rounds}: {rate:g}/s, {kind} ...", file=sys.stderr)
                 query = {
                     "kind": kind,
                     "seconds": options.seconds,
-                    "rate": options.rate,
+                    "rate": rate,
                     "batch_s": options.batch_ms / 1e3,
                     "max_batch": options.max_batch,
                     "seed": seed,
                 }
                 response = await client.get(url, params=query)
                 response.raise_for_status()
-                took[kind] += response.json()["took"]
-                batches[kind] += response.json()["batches"]
+                took[rate, kind] += response.json()["took"]
+                batches[rate, kind] += response.json()["batches"]
 
     print(
-        f"Poisson {options.rate:g}/s, {options.batch_ms:g} ms per batch of at most {options.max_batch}, "
+        f"Poisson arrivals, {options.batch_ms:g} ms per batch of at most {options.max_batch}, "
         f"{options.rounds} x {options.seconds:g} s, taking turns\n"
     )
-    print("| batcher | requests | p50 ms | p99 ms | mean batch |")
-    print("|---|---|---|---|---|")
-    for kind in KINDS:
-        p50, p99 = np.percentile(took[kind], [50, 99]) * 1e3
-        print(f"| {kind} | {len(took[kind])} | {p50:.0f} | {p99:.0f} | {np.mean(batches[kind]):.2f} |")
+    print("| requests/s | batcher | requests | p50 ms | p99 ms | mean batch |")
+    print("|---|---|---|---|---|---|")
+    for rate, kind in runs:
+        p50, p99 = np.percentile(took[rate, kind], [50, 99]) * 1e3
+        mean = np.mean(batches[rate, kind])
+        print(f"| {rate:g} | {kind} | {len(took[rate, kind])} | {p50:.0f} | {p99:.0f} | {mean:.2f} |")
     return 0
 
 
