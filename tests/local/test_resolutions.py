@@ -13,7 +13,7 @@ from model_files import write_model
 
 from rayfleet_operator.api import documents
 from rayfleet_operator.api.types import Model, ModelDeployment
-from rayfleet_operator.local.resolutions import Resolutions
+from rayfleet_operator.local.resolutions import Resolutions, _interval
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
 from rayfleet_operator.registry.errors import AliasNotFound, NotAllowed, RegistryError, RegistryUnreachable
 from rayfleet_operator.registry.resolver import Outcome, Resolver
@@ -150,6 +150,16 @@ async def test_a_registry_that_says_nothing_leaves_what_it_said_last(
         assert await says(AliasNotFound("no alias")) == gone
         assert await says(RegistryUnreachable("silence")) == ResolutionProblem("RegistryUnreachable", "silence", None)
 
+        # Other fields of the model decide nothing about its version.
+        assert await says(FIRST) == FIRST
+        poll = {**poll, "pollInterval": "2s"}
+        write_model(tmp_path, "m", "models:/m@champion", registry=poll)
+        resolver.says = RegistryUnreachable("silence")
+        resolutions.follow(wanted(tmp_path))
+        assert resolutions.known["m"] == FIRST
+        await change(resolutions)
+        assert resolutions.known["m"] == ResolutionProblem("RegistryUnreachable", "silence", FIRST)
+
         # Another URI was never resolved, whatever the one before was.
         assert await says(FIRST) == FIRST
         write_model(tmp_path, "m", "models:/m/7", registry=poll)
@@ -160,3 +170,19 @@ async def test_a_registry_that_says_nothing_leaves_what_it_said_last(
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+@pytest.mark.parametrize(
+    ("uri", "failed", "seconds"),
+    [
+        ("models:/m@champion", False, 60),
+        ("models:/m@champion", True, 5),
+        ("s3://bucket/m", False, 30),
+        ("s3://bucket/m", True, 5),
+        ("file:///models/m", False, 5),
+        ("/models/m", False, 5),
+    ],
+)
+def test_how_often_each_kind_of_uri_is_asked_for(uri: str, failed: bool, seconds: float) -> None:
+    registry = {"registry": {"pollInterval": "60s"}} if uri.startswith("models:") else {}
+    assert _interval(Model.model_validate({"uri": uri, **registry}), failed=failed) == seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,12 +62,13 @@ def observe(
     message: str = "",
     failed_since: datetime | None = NOW,
     replicas: Mapping[int, int] | None = None,
+    leaving: Collection[int] = (),
 ) -> ObservedFleet:
     """Versions of one model by number: (Serve's status, weight; None for no row in the table).
 
     `ready` and `busy`: how many routers report the version ready, or a request for it; by default every router is
     ready for a RUNNING version and none is busy. `stale`: how many routers hold an older table. `replicas`: how many
-    run of a version.
+    run of a version. `leaving`: versions whose rows say so.
     """
     of = of or model()
     name = of.metadata.name
@@ -80,6 +81,7 @@ def observe(
             weight=weight,
             max_batch_size=of.spec.batching.max_batch_size,
             transform=traffic.transform(of.spec.transform),
+            leaving=version in leaving,
         )
         for version, (_, weight) in versions.items()
         if weight is not None

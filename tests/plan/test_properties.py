@@ -298,4 +298,4 @@ def test_every_process_writes_the_same_bytes(request: Any) -> None:
     }
     (output,) = outputs
     assert output.endswith(b"}\n")
-    assert len(json.loads(output)["applications"]) == 6
+    assert len(json.loads(output)["applications"]) == 7

@@ -62,31 +62,37 @@ ROLLOUTS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[int, int
         {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 3, "ready": {2: 2}},
         2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
     "the old version stays while a router holds an older table": (
-        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "stale": 1},
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "leaving": {1}, "stale": 1},
         2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
     "the old version stays while it has a request": (
-        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "busy": {1: 1}},
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "leaving": {1}, "busy": {1: 1}},
         2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
     "the old version stays while a router is missing": (
-        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "routers": 1},
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "leaving": {1}, "routers": 1},
         2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
     "the old version stays while no router answers": (
-        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "routers": 0},
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "leaving": {1}, "routers": 0},
         2, {1: 0, 2: 100}, {1, 2}, "True WaitingForRouters"),
     "the old version goes when it is idle everywhere": (
-        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}}, 2, {2: 100}, {2}, "True Draining"),
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "leaving": {1}},
+        2, {2: 100}, {2}, "True Draining"),
+    "an idle old version stays until every router refuses it new requests": (
+        {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}},
+        2, {1: 0, 2: 100}, {1, 2}, "True Draining"),
     "a failed candidate has no weight and stays": (
         {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}},
         2, {1: 100, 2: 0}, {1, 2}, "False VersionFailed"),
     "a newer version replaces a failed candidate": (
-        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}}, 3, {1: 100, 3: 0}, {1, 3}, "True Deploying"),
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}, "leaving": {2}},
+        3, {1: 100, 3: 0}, {1, 3}, "True Deploying"),
     "a newer version replaces a candidate that loads": (
-        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 3, {1: 100, 3: 0}, {1, 3}, "True Deploying"),
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}, "leaving": {2}},
+        3, {1: 100, 3: 0}, {1, 3}, "True Deploying"),
     "a replaced candidate stays until every router is known idle": (
-        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 1},
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 1, "leaving": {2}},
         3, {1: 100, 2: 0, 3: 0}, {1, 2, 3}, "True Deploying"),
     "an alias moved back drops the candidate": (
-        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}}, 1, {1: 100}, {1}, "True Draining"),
+        {"versions": {1: ("RUNNING", 100), 2: ("DEPLOYING", 0)}, "leaving": {2}}, 1, {1: 100}, {1}, "True Draining"),
     "an alias moved back after the shift returns the weight at once": (
         {"versions": {1: ("RUNNING", 0), 2: ("RUNNING", 100)}, "busy": {1: 1}},
         1, {1: 100, 2: 0}, {1, 2}, "True Shifting"),

@@ -206,8 +206,8 @@ class Walk(RuleBasedStateMachine):
 
         for name in observed.apps.keys() - kept:
             for router in self.world.routers:
-                sends = router.rows().get(name, 0) > 0 or router.ongoing[name] > 0
-                assert not sends or name not in router.knows, f"{router.name} still sends to {name}"
+                sends = router.takes(name) or (router.ongoing[name] > 0 and name in router.knows)
+                assert not sends, f"{router.name} still sends to {name}"
 
     def wanted(self, name: str) -> str:
         return app_name(self.alias[name], self.models[name])

@@ -14,7 +14,7 @@ from typing import Any
 
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.ray import observe
-from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficTable
+from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficTable, VersionRoute
 
 from .scenes import table_of
 
@@ -37,9 +37,14 @@ class Router:
     """Applications whose replicas and metadata it has seen."""
     ongoing: Counter[str] = field(default_factory=Counter)
 
-    def rows(self) -> dict[str, int]:
-        """Weight by application in the table it holds."""
-        return {row.app: row.weight for route in self.table.models.values() for row in route.versions}
+    def rows(self) -> dict[str, VersionRoute]:
+        """By application, of the table it holds."""
+        return {row.app: row for route in self.table.models.values() for row in route.versions}
+
+    def takes(self, app: str) -> bool:
+        """Whether a request for this application, chosen by weight or asked for by name, would be sent on."""
+        row = self.rows().get(app)
+        return row is not None and not row.leaving and app in self.knows
 
 
 class World:
@@ -111,9 +116,9 @@ class World:
         self.routers.remove(router)
 
     def send(self, router: Router) -> None:
-        """One request for each model that the router can serve."""
-        for app, weight in router.rows().items():
-            if weight and app in router.knows:
+        """One request for each version that the router can send to: by its weight, or because somebody names it."""
+        for app in router.rows():
+            if router.takes(app):
                 router.ongoing[app] += 1
 
     def observe(self, now: datetime) -> ObservedFleet:

@@ -62,14 +62,20 @@ class Resolutions:
         return {name: entry.resolution for name, entry in self._entries.items() if entry.resolution is not None}
 
     def follow(self, models: Iterable[ModelDeployment]) -> None:
-        """From now on, ask for these. A model whose `spec.model` changed is forgotten and asked for at once."""
+        """From now on, ask for these. One whose `spec.model` changed is asked for at once; where its URI is another one
+        now, or means another registry's version, what was known of it is forgotten."""
         now = asyncio.get_running_loop().time()
         before = self._entries
         self._entries = {}
         for model in models:
             name, wanted = model.metadata.name, model.spec.model
             kept = before.get(name)
-            self._entries[name] = kept if kept is not None and kept.model == wanted else _Entry(wanted, now)
+            if kept is None or _source(kept.model) != _source(wanted):
+                kept = _Entry(wanted, now)
+            elif kept.model != wanted:
+                # A new entry, because somebody may be asking for the one before.
+                kept = _Entry(wanted, now, kept.resolution)
+            self._entries[name] = kept
         self._wake.set()
 
     async def run(self) -> None:
@@ -117,10 +123,16 @@ class Resolutions:
         self._wake.set()
 
 
+def _source(model: Model) -> tuple[str, str | None]:
+    """What decides which version the model is."""
+    return model.uri, model.registry.tracking_uri
+
+
 def _interval(model: Model, *, failed: bool) -> float:
-    if not model.uri.startswith(("models:/", "runs:/")):
-        return STORE_S if "://" in model.uri and not model.uri.startswith("file:") else FOLDER_S
-    interval = model.registry.poll_interval_seconds
+    if model.uri.startswith(("models:/", "runs:/")):
+        interval = model.registry.poll_interval_seconds
+    else:
+        interval = STORE_S if "://" in model.uri and not model.uri.startswith("file:") else FOLDER_S
     return min(interval, AFTER_FAILURE_S) if failed else interval
 
 

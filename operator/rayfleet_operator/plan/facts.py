@@ -37,8 +37,9 @@ class ModelFacts:
         return app in self.live and self.live[app].status == RUNNING and self.routers.all_reach(app)
 
     def retired(self, app: str) -> bool:
-        """Nothing reaches `app` any more: no weight in the table that every router holds, and no request left."""
-        return self.weight(app) == 0 and self.routers.all_idle(app)
+        """Nothing reaches `app` any more: every router holds a table in which it takes no request, and none is left."""
+        row = self.row(app)
+        return (row is None or row.leaving) and self.routers.all_idle(app)
 
     def holder(self, wanted: str | None) -> str | None:
         """The application that has the requests now.
