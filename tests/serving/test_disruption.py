@@ -137,14 +137,14 @@ def ongoing(up: RayfleetUp) -> int:
 
 
 def test_a_silent_replica_hides_no_other_from_the_metrics(up: RayfleetUp) -> None:
+    up.wait("only the live version's replicas", lambda: len(up.replicas("line")) == 2)
     pids = up.replicas("line")
-    assert len(pids) == 2
 
     def seen() -> int:
         text = httpx.get(f"{up.url}/metrics", timeout=30).text
         return len(set(re.findall(r'^rayfleet_replica_queued_rows{model="line",replica="([^"]+)"', text, re.MULTILINE)))
 
-    assert seen() == 2
+    up.wait("both are seen", lambda: seen() == 2)
     os.kill(pids[0], signal.SIGSTOP)
     try:
         assert seen() == 1
