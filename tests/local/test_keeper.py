@@ -64,9 +64,17 @@ def started(mark: str) -> set[int]:
     return cluster.marked(mark)
 
 
+def children() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
 def none_left(pids: set[int]) -> bool:
     """Not even as entries that nobody collected."""
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def gone(session: str, folder: Path) -> bool:
+    return not cluster.marked(session) and not folder.exists()
 
 
 def until(met: Callable[[], object], seconds: float = 20.0) -> None:
@@ -124,6 +132,27 @@ def test_what_a_killed_keeper_left_is_ended_by_its_mark_alone(folder: Path, mark
     finally:
         other.kill()
         other.wait()
+
+
+async def test_when_the_keeper_alone_is_killed_stop_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ray_command", lambda *_: [sys.executable, "-c", textwrap.dedent(TREE)])
+    ray = await cluster.LocalCluster.launch(os.environ)
+    try:
+        pids = await asyncio.to_thread(started, ray.session.id)
+        (keeper_pid,) = {os.getsid(pid) for pid in pids} & children()
+        os.kill(keeper_pid, signal.SIGKILL)
+        await ray.ended()
+        await ray.stop()
+        assert gone(ray.session.id, ray.session.folder)
+    finally:
+        await cluster.clean_up(ray.session.id, ray.session.folder)
+
+
+async def test_a_launch_that_fails_leaves_no_folder(folder: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "make_folder", lambda: folder)
+    with pytest.raises(ValueError, match="null byte"):
+        await cluster.LocalCluster.launch({**os.environ, "MODEL": "a\0b"})
+    assert gone(mark, folder)
 
 
 def test_only_a_folder_of_a_session_is_removed(tmp_path: Path, mark: str) -> None:

@@ -88,6 +88,14 @@ class LocalCluster:
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed in this environment; pip install 'rayfleet[local]'")
         session = Session.new()
+        try:
+            return await cls._start(session, environ)
+        except BaseException:
+            await clean_up(session.id, session.folder)
+            raise
+
+    @classmethod
+    async def _start(cls, session: Session, environ: Mapping[str, str]) -> LocalCluster:
         dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
         folder, binary = session.folder / "ha", haproxy_binary()
         env = variables(
@@ -137,6 +145,8 @@ class LocalCluster:
         """End every process of the session and remove its folder; returns when that is done."""
         self._stdin.close()
         await self._process.wait()
+        # A keeper that was killed itself ended nothing.
+        await clean_up(self.session.id, self.session.folder)
 
     def hurry(self) -> None:
         """Have `stop` end everything at once."""
@@ -186,7 +196,7 @@ def logical_cpus() -> int:
 
 
 async def clean_up(session: str, folder: Path) -> None:
-    """End what a killed `up` and its keeper left of a session, and remove its folder.
+    """End what a killed keeper left of a session, and remove its folder; nothing is to do after one that was not.
 
     The keeper of an `up` that was killed a moment ago is still at work and is let finish. Processes are told by their
     environment, which only Linux shows.
