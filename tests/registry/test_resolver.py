@@ -12,6 +12,7 @@ import pytest
 from registry.stand_in import http, stand_in
 
 from rayfleet_operator.api.types import Model, Registry
+from rayfleet_operator.registry.credentials import Credentials
 from rayfleet_operator.registry.errors import RegistryError
 from rayfleet_operator.registry.mlflow import MlflowRegistry
 from rayfleet_operator.registry.resolver import Outcome, Resolver
@@ -113,6 +114,16 @@ async def test_a_silent_server_costs_its_own_models_only() -> None:
         assert reason(outcome) == ("RegistryUnreachable" if key.startswith("silent") else "Resolved"), key
     assert any("no full answer within 0.5 s" in message for message in told)
     assert any("its 40 models took more than 1.2 s" in message for message in told)
+
+
+@pytest.mark.parametrize("default", ["http://mlflow:abc", "http://mlflow:99999", "http://[::1"])
+async def test_a_default_that_cannot_be_asked_costs_the_models_that_need_it_only(default: str) -> None:
+    async with stand_in(answer) as server:
+        resolver = Resolver(default_tracking_uri=default, credentials=Credentials(token="s3cr3t"))
+        outcomes = await resolver.resolve_all({"own": at(server.uri), "default": Model(uri="models:/net/1")})
+    assert {key: reason(outcome) for key, outcome in outcomes.items()} == {"own": "Resolved", "default": "InvalidUri"}
+    assert "MLFLOW_TRACKING_URI" in str(outcomes["default"])
+    assert not any("s3cr3t" in head for head in server.requests)
 
 
 async def test_nothing_to_resolve() -> None:

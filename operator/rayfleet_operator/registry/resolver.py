@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,6 +30,9 @@ CONCURRENT = 8
 """Resolutions at a time for one server, so that one that hangs costs its own models' time only."""
 ALL_S = 15.0
 """Seconds for all models together: what a reconcile may wait for registries."""
+
+VARIABLE = "MLFLOW_TRACKING_URI"
+"""Names the server of models that name none."""
 
 Outcome = ModelIdentity | RegistryError
 Uri = TypeVar("Uri", bound=ModelUri)
@@ -57,6 +61,11 @@ class Resolver:
             all_s: for one call of `resolve_all`, in seconds.
         """
         self._default = default_tracking_uri or None
+        self._trusted: tuple[str, str, int | None] | None = None
+        if self._default is not None:
+            # A default that cannot be asked trusts nobody; models that need it are told why.
+            with contextlib.suppress(InvalidUri):
+                self._trusted = origin(_usable(self._default, VARIABLE))
         self._credentials = credentials or Credentials()
         self._tls = tls or Tls()
         self._environ = os.environ if environ is None else environ
@@ -69,7 +78,7 @@ class Resolver:
         """Configured by MLflow's own variables, MLFLOW_TRACKING_URI and those of `credentials`."""
         environ = os.environ if environ is None else environ
         return cls(
-            default_tracking_uri=environ.get("MLFLOW_TRACKING_URI"),
+            default_tracking_uri=environ.get(VARIABLE),
             credentials=Credentials.from_environment(environ),
             tls=Tls.from_environment(environ),
             environ=environ,
@@ -104,7 +113,7 @@ class Resolver:
                 if isinstance(uri, ObjectUri | FileUri):
                     elsewhere.setdefault(_place(uri), {}).setdefault(uri, []).append(key)
                 else:
-                    server = _checked(self.tracking_uri(model), model.uri)
+                    server = self._server(model)
                     registered.setdefault(server, {}).setdefault(uri, []).append(key)
             except RegistryError as error:
                 outcomes[key] = error
@@ -116,10 +125,24 @@ class Resolver:
         )
         return {key: outcomes[key] for key in models}
 
+    def _server(self, model: Model) -> str:
+        """The tracking URI that holds for this model, if it is one that can be asked over HTTP.
+
+        Raises:
+            TrackingUriMissing, InvalidUri: see there.
+        """
+        uri = self.tracking_uri(model)
+        if uri is None:
+            raise TrackingUriMissing(
+                f"{model.uri} is resolved by an MLflow server, and none is named. "
+                f"Set {FIELD}, or {VARIABLE} in the environment."
+            )
+        return _usable(uri, FIELD if model.registry.tracking_uri else VARIABLE)
+
     async def _ask_server(
         self, uri: str, wanted: Mapping[RegistryUri, list[str]], deadline: float, outcomes: dict[str, Outcome]
     ) -> None:
-        trusted = self._default is None or origin(uri) == origin(self._default)
+        trusted = self._default is None or origin(uri) == self._trusted
         credentials = self._credentials if trusted else Credentials()
         try:
             async with connect(uri, credentials=credentials, tls=self._tls, bounds=self._bounds) as server:
@@ -172,17 +195,12 @@ def _place(uri: ObjectUri | FileUri) -> str:
     return "/".join(uri.url.split("/")[:3]) if isinstance(uri, ObjectUri) else "The local disk"
 
 
-def _checked(tracking_uri: str | None, asked: str) -> str:
-    """The tracking URI, if it is one that can be asked over HTTP.
+def _usable(tracking_uri: str, named: str) -> str:
+    """The tracking URI itself, if it is one that can be asked over HTTP. `named` says where it stands.
 
     Raises:
-        TrackingUriMissing, InvalidUri: see there.
+        InvalidUri: see there.
     """
-    if tracking_uri is None:
-        raise TrackingUriMissing(
-            f"{asked} is resolved by an MLflow server, and none is named. "
-            f"Set {FIELD}, or MLFLOW_TRACKING_URI in the environment."
-        )
     try:
         parts = urlsplit(tracking_uri)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
@@ -190,12 +208,12 @@ def _checked(tracking_uri: str | None, asked: str) -> str:
         usable = False
     if not usable:
         raise InvalidUri(
-            f"{FIELD} is {_shown(tracking_uri)!r}, which is no address of an MLflow server: http://host:port or "
+            f"{named} is {_shown(tracking_uri)!r}, which is no address of an MLflow server: http://host:port or "
             f"https://host. A database or a folder becomes one with: mlflow server --backend-store-uri sqlite:///….db"
         )
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InvalidUri(
-            f"{FIELD} {_shown(tracking_uri)!r} holds credentials, a query or a fragment, and it would be shown in "
+            f"{named} {_shown(tracking_uri)!r} holds credentials, a query or a fragment, and it would be shown in "
             f"statuses and logs. Put credentials in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             f"MLFLOW_TRACKING_TOKEN."
         )
