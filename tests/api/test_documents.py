@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -263,6 +264,38 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         "nowhere: no such file; name YAML files or folders",
         "pipe: not a regular file; name YAML files or folders",
     ]
+
+
+# Root, who may run this, can enter every folder; so the child becomes nobody, once a first load imported everything.
+AS_NOBODY = """
+import os
+from rayfleet_operator.api import documents
+from rayfleet_operator.local.sources import signature
+
+documents.load(["good.yaml"])
+if os.getuid() == 0:
+    os.setuid(65534)
+loaded = documents.load([".", "theirs/b.yaml", "theirs"])
+print(*loaded.problems, *[fleet.metadata.name for fleet in loaded.fleets], sep="\\n")
+print("seen" if any(file == "link.yaml" for file, *_ in signature([".", "theirs/b.yaml"])) else "not seen")
+"""
+
+
+def test_a_folder_that_may_not_be_entered_takes_nothing_else_away(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(FLEET % "good")
+    (tmp_path / "theirs").mkdir()
+    os.symlink("theirs/a.yaml", tmp_path / "link.yaml")
+    os.symlink("nowhere", tmp_path / "dangling.yaml")
+    (tmp_path / "theirs").chmod(0)
+    tmp_path.chmod(0o755)
+    ended = subprocess.run([sys.executable, "-c", AS_NOBODY], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == [
+        "link.yaml: cannot be read: Permission denied",
+        "theirs: this folder cannot be read: Permission denied",
+        "theirs/b.yaml: cannot be read: Permission denied",
+        "good",
+        "seen",
+    ], ended.stderr
 
 
 def test_one_name_in_several_files_is_a_mistake_of_each(tmp_path: Path) -> None:

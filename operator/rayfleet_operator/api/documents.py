@@ -7,7 +7,9 @@ a folder that are no Kubernetes objects at all.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,19 +101,31 @@ def _files(
     """Each file once, and whether it was named itself; what cannot be one goes to `problems` or `notes`."""
     seen: set[str] = set()
     for given in map(Path, paths):
-        if given.is_dir():
+        # Not Path.is_dir: before Python 3.14 it raises where a folder on the way may not be entered.
+        if os.path.isdir(given):
             found = _in_folder(given, problems, notes)
-        elif given.is_file():
+        elif os.path.isfile(given):
             found = [given]
         else:
-            why = "not a regular file" if given.exists() else "no such file"
-            problems.append(Problem(str(given), 0, "", "", "", why, "name YAML files or folders"))
+            problems.append(Problem(str(given), 0, "", "", "", *_not_there(given)))
             continue
         for file in found:
             real = os.path.realpath(file)
             if real not in seen:
                 seen.add(real)
                 yield file, file is given
+
+
+def _not_there(path: Path) -> tuple[str, str]:
+    """What is wrong with a path that is neither a file nor a folder, and what would be right."""
+    right = "name YAML files or folders"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return "no such file", right
+    except OSError as error:
+        return f"cannot be read: {error.strerror}", ""
+    return "not a regular file", right
 
 
 def _in_folder(folder: Path, problems: list[Problem], notes: list[Problem]) -> list[Path]:
@@ -134,8 +148,16 @@ def yaml_files(folder: Path) -> tuple[list[Path], list[OSError]]:
     for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         names = [name for name in files if name.endswith((".yaml", ".yml")) and not name.startswith(".")]
-        found += [path for name in names if (path := Path(parent, name)).is_file()]
+        found += [path for name in names if _may_be_file(path := Path(parent, name))]
     return found, unreadable
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether it is a regular file, or cannot be looked at: reading it then says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def _trees(file: Path) -> Iterator[Tree]:

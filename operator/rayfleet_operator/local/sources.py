@@ -87,12 +87,13 @@ def signature(paths: Sequence[str]) -> Signature:
     """What changes whenever one of the files does: it is only compared."""
     found: set[tuple[str, int, int, int]] = set()
     for path in map(Path, paths):
-        files, unreadable = documents.yaml_files(path) if path.is_dir() else ([path], [])
+        files, unreadable = documents.yaml_files(path) if os.path.isdir(path) else ([path], [])
         found |= {(str(error.filename), 0, 0, 0) for error in unreadable}
         for file in files:
             try:
                 stat = file.stat()
             except OSError:
+                found.add((str(file), 0, 0, 0))
                 continue
             found.add((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return frozenset(found)
