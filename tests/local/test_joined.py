@@ -12,6 +12,7 @@ import pytest
 from mlflow_server import free_port
 from model_files import write_model
 from rayfleet_up import RayfleetUp
+from registry.stand_in import http, stand_in
 
 from rayfleet_operator.local.cluster import LocalCluster
 from rayfleet_operator.plan import serve_config
@@ -89,3 +90,23 @@ async def test_it_serves_there_and_leaves_only_ray(ray: LocalCluster, tmp_path: 
         assert refused.returncode == 1
         assert "applications that are not rayfleet's: hello" in refused.stderr
         assert list(await serve.applications()) == ["hello"]
+
+
+async def test_what_a_dashboard_says_reaches_no_terminal_as_it_came(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", "/models/1")
+    fails = http("500 No", b"bad \x1b]0;owned\x07 \x1b[2J")
+    async with stand_in(lambda _: fails) as dashboard:
+        up = RayfleetUp([], folder=tmp_path)
+        refused = await asyncio.to_thread(up.cli, "up", tmp_path, "--address", dashboard.uri)
+    assert refused.returncode == 1
+    assert r"bad \x1b]0;owned\x07 \x1b[2J" in refused.stderr
+
+    empty = http("200 OK", b'{"applications": {}}')
+    async with stand_in(lambda head: empty if head.startswith("GET") else fails) as dashboard:
+        up = RayfleetUp([tmp_path], folder=tmp_path, options=["--address", dashboard.uri])
+        up.start()
+        await asyncio.to_thread(up.wait, "it has joined", lambda: (state := up.state()) and state.status.files_read)
+        assert await asyncio.to_thread(up.stop) == 0
+    assert "could not be taken back from Ray" in up.output
+    assert r"bad \x1b]0;owned\x07 \x1b[2J" in up.output
+    assert "\x1b" not in up.output

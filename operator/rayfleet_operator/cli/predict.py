@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import click
 import httpx
 
+from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.local import state
 
 CONTENT_TYPES = {
@@ -54,11 +55,12 @@ def predict(model: str, file: Path, url: str | None, port: int | None, timeout: 
     except httpx.TimeoutException as error:
         raise click.ClickException(f"{target} did not answer within {timeout:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise click.ClickException(f"{target} cannot be reached: {error or type(error).__name__}") from error
+        why = harmless(str(error)) or type(error).__name__
+        raise click.ClickException(f"{target} cannot be reached: {why}") from error
     if not answer.is_success:
-        raise click.ClickException(f"{target} answered {answer.status_code}: {_reason(answer)}")
+        raise click.ClickException(f"{target} answered {answer.status_code}: {harmless(_reason(answer))}")
     try:
-        click.echo(json.dumps(answer.json(), indent=2, ensure_ascii=False))
+        click.echo(_shown(answer.json()))
     except ValueError as error:
         raise click.ClickException(f"{target} did not answer in JSON; is it a rayfleet endpoint?") from error
 
@@ -74,6 +76,12 @@ def _running_url(port: int | None) -> str:
             f"no rayfleet up is running{where}; start one with: rayfleet up FOLDER, or give --url"
         )
     raise click.ClickException(f"several rayfleet up are running, at {', '.join(found)}; choose one with --port")
+
+
+def _shown(answer: object) -> str:
+    """The answer as JSON in which what a terminal would obey is escaped, in JSON's way: a program may read it."""
+    text = json.dumps(answer, indent=2, ensure_ascii=False)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def _reason(answer: httpx.Response) -> str:

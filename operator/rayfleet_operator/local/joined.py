@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
+from rayfleet_operator.api.problems import harmless, printable
 from rayfleet_operator.local.cluster import ClusterError
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.live import DELETING, live_apps
@@ -33,12 +34,14 @@ class JoinedRay:
                 apps = await serve.applications()
             except ServeError as error:
                 raise ClusterError(
-                    f"{error}. --address is the URL of Ray's dashboard, like http://127.0.0.1:8265; a cluster that "
-                    "asks for a token is given the one in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH"
+                    f"{harmless(str(error))}. --address is the URL of Ray's dashboard, like http://127.0.0.1:8265; "
+                    "a cluster that asks for a token is given the one in RAY_AUTH_TOKEN or in the file "
+                    "RAY_AUTH_TOKEN_PATH"
                 ) from error
         if foreign := sorted(set(apps) - _ours(apps)):
+            names = ", ".join(map(printable, foreign))
             raise ClusterError(
-                f"Serve at {self.dashboard} runs applications that are not rayfleet's: {', '.join(foreign)}. "
+                f"Serve at {self.dashboard} runs applications that are not rayfleet's: {names}. "
                 "A new config could end them, so nothing was changed; leave --address out for a Ray of its own"
             )
         self._joined = True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.local import cluster, ports, state
 from rayfleet_operator.local.cluster import ClusterError, LocalCluster
 from rayfleet_operator.local.joined import JoinedRay
@@ -208,7 +209,8 @@ async def _ray(request: Request, view: View, stop: Stop) -> AsyncIterator[Ray]:
             try:
                 await ray.stop()
             except (ServeError, TimeoutError) as error:
-                ended = f"The models could not be taken back from Ray: {error or 'it did not answer in time'}"
+                why = harmless(str(error)) or "it did not answer in time"
+                ended = f"The models could not be taken back from Ray: {why}"
         view.say(ended)
 
 
