@@ -16,7 +16,18 @@ from rayfleet_operator.api.types import Batching, Limits, Registry, Resources, R
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("5ms", 0.005), ("1m30s", 90), ("1.5h", 5400), ("0s", 0), ("250us", 0.00025), ("10ns", 1e-8)],
+    [
+        ("30s", 30),
+        ("5ms", 0.005),
+        ("1m30s", 90),
+        ("1.5h", 5400),
+        ("0s", 0),
+        ("250us", 0.00025),
+        ("10ns", 1e-8),
+        ("1.0000000019s", 1.000000001),
+        ("0.9ns0.9ns", 0),
+        ("0.00000000001h", 3.6e-8),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert quantity.parse_duration(text) == seconds

@@ -11,16 +11,8 @@ import re
 from decimal import Decimal
 
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
-_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)", re.ASCII)
-_SECONDS = {
-    "ns": Decimal("1e-9"),
-    "us": Decimal("1e-6"),
-    "µs": Decimal("1e-6"),
-    "ms": Decimal("1e-3"),
-    "s": Decimal(1),
-    "m": Decimal(60),
-    "h": Decimal(3600),
-}
+_DURATION_PART = re.compile(r"([0-9]+)(?:\.([0-9]+))?(ns|us|µs|ms|s|m|h)", re.ASCII)
+_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 _QUANTITY = re.compile(
     r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([eE][+-]?[0-9]{1,2})|(n|u|m|k|[KMGTPE]i|[MGTPE]))?", re.ASCII
@@ -45,10 +37,13 @@ _FACTOR = {
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in a duration; ValueError when it is not one."""
+    """Seconds in a duration; ValueError when it is not one. Each part is cut off at whole nanoseconds, as in Go."""
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration; write it like 30s, 5ms or 1m30s")
-    return float(sum(Decimal(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
+    nanoseconds = 0
+    for whole, fraction, unit in _DURATION_PART.findall(text):
+        nanoseconds += int(f"{whole}{fraction}") * _NANOSECONDS[unit] // 10 ** len(fraction)
+    return nanoseconds / 10**9
 
 
 def parse_quantity(text: str) -> Decimal:

@@ -27,20 +27,24 @@ NAME_LENGTH = 40
 """Serve application, RayService and pod names are made of a name and a suffix, and must fit Kubernetes' 63."""
 
 
+CONTROL = r"\x00-\x1f\x7f"
+"""Python and Go disagree on which of them \\s means, so no field takes any."""
+
+
 def _path(excluded: str = "") -> str:
     """A relative path in which no part is empty, ".", "..", or begins or ends with a blank."""
-    never = rf"/\x00-\x1f\x7f{excluded}"
-    part = rf"\.{{0,2}}[^.\s{never}]([^{never}]*[^\s{never}])?"
+    never = rf"/{CONTROL}{excluded}"
+    part = rf"\.{{0,2}}[^. {never}]([^{never}]*[^ {never}])?"
     return rf"{part}(/{part})*"
 
 
 MODEL_URI = "|".join(
     (
         r"models:/m-[0-9a-f]{32}",
-        r"models:/[^/:\s\x00-\x1f\x7f]([^/:\x00-\x1f\x7f]*[^/:\s\x00-\x1f\x7f])?"
+        rf"models:/[^/: {CONTROL}]([^/:{CONTROL}]*[^/: {CONTROL}])?"
         r"(/([0-9]{1,10}|Production|Staging|Archived|latest)|@[\w-]{1,255})",
         rf"runs:/[0-9a-f]{{32}}/{_path()}/?",
-        rf"(s3|gs|az|abfss?)://[^/:?#\[\]\s\x00-\x1f\x7f]+/{_path('?#')}/?",
+        rf"(s3|gs|az|abfss?)://[^/:?#\[\] {CONTROL}]+/{_path('?#')}/?",
         rf"file:///{_path('?#')}/?",
         rf"/{_path()}/?",
     )
@@ -79,7 +83,7 @@ class Registry(ApiModel):
     tracking_uri: Annotated[
         str | None,
         forms.text(
-            r"https?://[^\s@/?#]+(/[^\s@?#]*)?",
+            rf"https?://[^ {CONTROL}@/?#]+(/[^ {CONTROL}@?#]*)?",
             what="an http:// or https:// address without user, password or query",
             example="http://mlflow.ml:5000",
             max_length=1024,
@@ -253,7 +257,13 @@ class InputTransform(ApiModel):
 
 
 Label = Annotated[
-    str, forms.text(r".*\S.*", what="a label that is not blank, on one line", example="tabby cat", max_length=256)
+    str,
+    forms.text(
+        rf"[^{CONTROL}]*[^ {CONTROL}][^{CONTROL}]*",
+        what="a label that is not blank, on one line",
+        example="tabby cat",
+        max_length=256,
+    ),
 ]
 
 
