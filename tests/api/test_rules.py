@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from rayfleet_operator.api import documents
-from rayfleet_operator.api.types import MODEL_URI
+from rayfleet_operator.api.types import MODEL_URI, Model
 from rayfleet_operator.registry import uri
 
 from . import api_server
@@ -60,6 +62,13 @@ def test_both_agree_on_any_mixture(tmp_path: Path, cases: list[Case]) -> None:
     assert bool(refused & told) == bool(told)
 
 
-@given(st.from_regex(MODEL_URI, fullmatch=True, alphabet=st.characters(codec="ascii")))
+@given(st.from_regex(re.compile(MODEL_URI, re.ASCII), fullmatch=True, alphabet=st.characters(codec="utf-8")))
+@example("models:/\u00a0/1")
+@example("/\u3000")
+@example("s3://a/\u00ad")
 def test_the_registry_can_read_every_uri_that_is_valid(text: str) -> None:
-    uri.parse(text)
+    try:
+        model = Model(uri=text)
+    except ValidationError:
+        reject()
+    uri.parse(model.uri)

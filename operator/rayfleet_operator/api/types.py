@@ -27,7 +27,7 @@ NAME_LENGTH = 40
 """Serve application, RayService and pod names are made of a name and a suffix, and must fit Kubernetes' 63."""
 
 
-CONTROL = r"\x00-\x1f\x7f"
+CONTROL = r"\x00-\x1f\x7f-\x9f"
 """Python and Go disagree on which of them \\s means, so no field takes any."""
 
 
@@ -44,7 +44,7 @@ MODEL_URI = "|".join(
         rf"models:/[^/: {CONTROL}]([^/:{CONTROL}]*[^/: {CONTROL}])?"
         r"(/([0-9]{1,10}|Production|Staging|Archived|latest)|@[\w-]{1,255})",
         rf"runs:/[0-9a-f]{{32}}/{_path()}/?",
-        rf"(s3|gs|az|abfss?)://[^/:?#\[\] {CONTROL}]+/{_path('?#')}/?",
+        rf"(s3|gs|az|abfss?)://[\w.$@-]+/{_path('?#')}/?",
         rf"file:///{_path('?#')}/?",
         rf"/{_path()}/?",
     )
@@ -111,6 +111,13 @@ class Model(ApiModel):
             message="registry has no effect on a URI that is a path",
             right="leave registry out, or use a models:/ or runs:/ URI",
             field="registry",
+        ),
+        Rule(
+            cel="!self.uri.startsWith('file:') || !self.uri.contains('%00')",
+            check=lambda model: not model.uri.startswith("file:") or "%00" not in model.uri,
+            message="%00 stands for a character that no path holds",
+            right="leave it out",
+            field="uri",
         ),
     )
 

@@ -31,6 +31,8 @@ STAGES: dict[str, Stage] = {"none": "None", "staging": "Staging", "production": 
 LOGGED_MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""All else goes: MLflow takes names with no-break spaces and soft hyphens."""
 _VERSION = re.compile(r"[0-9]{1,10}")
 _OBJECT_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 
@@ -103,8 +105,8 @@ def parse(uri: str) -> ModelUri:
     Raises:
         InvalidUri: no known form; the message names the form it comes closest to.
     """
-    if uri != uri.strip() or not uri.isprintable():
-        raise InvalidUri(f"The model URI {uri!r} has blanks around it or characters that cannot be printed.")
+    if uri != uri.strip(" ") or _CONTROL.search(uri):
+        raise InvalidUri(f"The model URI {uri!r} has blanks around it or holds control characters.")
     scheme, colon, rest = uri.partition(":")
     if uri.startswith("/"):
         return FileUri(_absolute(uri, uri))
@@ -127,7 +129,7 @@ def _parse_models(uri: str, rest: str) -> ModelUri:
     if not rest.startswith("/") or rest.startswith("//"):
         raise InvalidUri(f"The model URI {uri!r} needs exactly one slash after the colon: models:/name/3.")
     name, slash, suffix = rest[1:].partition("/")
-    if ":" in name or not name.strip():
+    if ":" in name or not name.strip(" "):
         raise InvalidUri(f'The model URI {uri!r} names no model: a name is not blank and holds no "/" and no ":".')
     if slash:
         return _parse_suffix(uri, name, suffix)
@@ -135,7 +137,7 @@ def _parse_models(uri: str, rest: str) -> ModelUri:
         return LoggedModelUri(name)
     # The last "@", because a name may hold one and an alias may not.
     name, at, alias = name.rpartition("@")
-    if not at or not name.strip():
+    if not at or not name.strip(" "):
         raise InvalidUri(
             f"The model URI {uri!r} names a model and no version of it. "
             f"Use models:/name/3, models:/name@alias, models:/name/Production or models:/name/latest."
@@ -196,6 +198,8 @@ def _split(uri: str) -> SplitResult:
 
 
 def _absolute(uri: str, path: str) -> Path:
-    if not path.startswith("/") or "\0" in path:
+    if "\0" in path:
+        raise InvalidUri(f"The path in {uri!r} holds %00, a character that no path holds.")
+    if not path.startswith("/"):
         raise InvalidUri(f"The path in {uri!r} is not absolute; it would mean another folder in every process.")
     return Path(path)
