@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,12 @@ async def test_a_launch_that_fails_leaves_no_folder(folder: Path, mark: str, mon
     with pytest.raises(ValueError, match="null byte"):
         await cluster.LocalCluster.launch({**os.environ, "MODEL": "a\0b"})
     assert gone(mark, folder)
+
+
+async def test_a_launch_that_finds_no_place_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(cluster.ClusterError, match=r"No such file or directory: '/nowhere/.*TMPDIR"):
+        await cluster.LocalCluster.launch(os.environ)
 
 
 def test_only_a_folder_of_a_session_is_removed(tmp_path: Path, mark: str) -> None:

@@ -52,6 +52,18 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
         assert each in ended.stderr
 
 
+@pytest.mark.parametrize(("below", "why"), [(".", "File exists"), ("deeper", "Not a directory")])
+def test_a_state_folder_that_cannot_be_one_is_named(tmp_path: Path, below: str, why: str) -> None:
+    write_model(tmp_path, "a", "/models/1")
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / below
+    ended = RayfleetUp([], folder=tmp_path, env={"RAYFLEET_STATE_DIR": str(folder)}).cli("up", tmp_path)
+    assert ended.returncode == 1
+    assert f"no state can be kept in {folder}: {why}; name a folder" in ended.stderr
+    assert "RAYFLEET_STATE_DIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_ctrl_c_while_ray_starts_ends_with_0_and_leaves_nothing(tmp_path: Path) -> None:
     write_model(tmp_path, "a", "/models/1")
     up = RayfleetUp([tmp_path], folder=tmp_path)

@@ -87,7 +87,12 @@ class LocalCluster:
         """Start the processes and return at once. `environ` goes through to every model. Raises ClusterError."""
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed in this environment; pip install 'rayfleet[local]'")
-        session = Session.new()
+        try:
+            session = Session.new()
+        except OSError as error:
+            raise ClusterError(
+                f"Ray's files have no place: {error}; name a folder that you may write in TMPDIR"
+            ) from error
         try:
             return await cls._start(session, environ)
         except BaseException:

@@ -88,16 +88,20 @@ async def serve(request: Request, view: View) -> None:
     folder = state.state_folder(request.environ)
     # Before the slot is taken: whoever holds its lock counts as alive.
     await stop.unless(_tidy(folder, view))
-    try:
-        with Slot(folder, request.host, request.port) as slot:
-            _check_free(request, folder)
-            if not stop.asked:
-                async with _ray(request, view, stop) as ray:
-                    await _serve(request, ray, slot, view, stop)
-    except Taken as error:
-        raise StartError(f"{request.url} is taken: {error}. Choose another port with --port") from error
-    except PermissionError as error:
-        raise StartError(f"{error.filename} may not be written; name a folder in RAYFLEET_STATE_DIR") from error
+    with contextlib.ExitStack() as held:
+        try:
+            slot = held.enter_context(Slot(folder, request.host, request.port))
+        except Taken as error:
+            raise StartError(f"{request.url} is taken: {error}. Choose another port with --port") from error
+        except OSError as error:
+            raise StartError(
+                f"no state can be kept in {folder}: {error.strerror}; name a folder that you may write in "
+                "RAYFLEET_STATE_DIR"
+            ) from error
+        _check_free(request, folder)
+        if not stop.asked:
+            async with _ray(request, view, stop) as ray:
+                await _serve(request, ray, slot, view, stop)
 
 
 class Stop:
