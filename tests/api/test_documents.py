@@ -14,13 +14,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayfleet_operator.api import documents
+from rayfleet_operator.api import documents, yamltree
 
 from .cases import CASES
 
 HEAD = "apiVersion: rayfleet.io/v1alpha1\n"
 MODEL = f"{HEAD}kind: ModelDeployment\nmetadata: {{name: %s}}\nspec: {{model: {{uri: models:/m/1}}}}\n"
 FLEET = f"{HEAD}kind: ModelFleet\nmetadata: {{name: %s}}\n"
+
+SCALE = MODEL.replace("%s", "a").replace("}}", "}, transform: {input: {image: {resize: [1, 1], scale: %s}}}}")
 
 MANY_MISTAKES = """\
 apiVersion: rayfleet.io/v1alpha1
@@ -137,6 +139,14 @@ MISTAKES: dict[str, tuple[str | bytes, list[str]]] = {
     "not a number": (
         (MODEL % "a").replace("}}", "}, transform: {input: {image: {resize: [1, 1], scale: .nan}}}}"),
         ["4: ModelDeployment/a spec.transform.input.image.scale: nan is not a finite number"]),
+    "a time in place of a number": ((MODEL % "a").replace("}}", "}, replicas: 1:30}"), [
+        "4: ModelDeployment/a spec.replicas: '1:30' is not a whole number; write a whole number"]),
+    "a number in quotes": (SCALE % "'1e-3'", [
+        "4: ModelDeployment/a spec.transform.input.image.scale: '1e-3' is not a number; write it without quotes"]),
+    "a word in place of a number": (SCALE % "small", [
+        "4: ModelDeployment/a spec.transform.input.image.scale: 'small' is not a number; write a number"]),
+    "a word in place of true": ((MODEL % "a").replace("/1", "/1, allowCodeExecution: sure"), [
+        "4: ModelDeployment/a spec.model.allowCodeExecution: 'sure' is not true or false; write true or false"]),
     "a name twice": (MODEL % "a" + "---\n" + MODEL % "a", [
         "3: ModelDeployment/a metadata.name: the name of another ModelDeployment in ",
         "8: ModelDeployment/a metadata.name: the name of another ModelDeployment in "]),
@@ -233,6 +243,22 @@ def test_what_is_right_is_loaded(name: str, tmp_path: Path) -> None:
 def test_whole_numbers_become_text(tmp_path: Path) -> None:
     (model,) = load(tmp_path, (MODEL % "a").replace("}}", "}, resources: {cpu: 2, memory: 1000000}}")).models
     assert (model.spec.resources.cpu, model.spec.resources.memory) == ("2", "1000000")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("1E+1", 10.0), ("5e-1", 0.5), (".5", 0.5), ("+1.", 1.0), ("0x1f", 31), ("0o17", 15),
+     ("017", 15), ("1_000", 1000), ("0b11", 3), ("0", 0), ("089", 89.0), ("-0.5e2", -50.0)],
+)  # fmt: skip
+def test_numbers_are_those_of_kubectl(text: str, value: float) -> None:
+    (tree,) = yamltree.read(text)
+    assert (tree.value, type(tree.value)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["1:30", "1:30.5", "-190:20:30", "1e", "e3", "1.2.3", "0x", "_1", "1-2", "+", "."])
+def test_what_is_no_number_to_kubectl_is_text(text: str) -> None:
+    (tree,) = yamltree.read(text)
+    assert tree.value == text
 
 
 def test_objects_of_others_are_skipped_with_a_note(tmp_path: Path) -> None:

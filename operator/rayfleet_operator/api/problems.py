@@ -7,6 +7,7 @@ from typing import Any
 
 from rayfleet_operator.api.base import RULE
 from rayfleet_operator.api.forms import shown
+from rayfleet_operator.api.yamltree import plain_type
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,13 @@ def describe(detail: Any) -> tuple[str, str]:
         case "missing":
             return "missing", "this field is required"
         case "int_type" | "float_type" | "bool_type":
-            noun = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}[kind]
-            quoted = isinstance(value, str) and value.strip() != ""
+            noun, fits = {
+                "int_type": ("a whole number", {"int"}),
+                "float_type": ("a number", {"int", "float"}),
+                "bool_type": ("true or false", {"bool"}),
+            }[kind]
+            # Only quotes make text of it.
+            quoted = isinstance(value, str) and plain_type(value) in fits
             return f"{shown(value)} is not {noun}", "write it without quotes" if quoted else f"write {noun}"
         case "string_type":
             return f"{shown(value)} is not text", "put it in quotes"

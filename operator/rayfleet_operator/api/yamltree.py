@@ -7,6 +7,7 @@ counted with aliases expanded, and the depth is limited.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,28 @@ MAX_DEPTH = 64
 _PREFIX = "tag:yaml.org,2002:"
 _TEXT_TAGS = {"str", "timestamp"}
 _NUMBER_TAGS = {"bool", "int", "float"}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, with the numbers of sigs.k8s.io/yaml, kubectl's reader: 1e-3 is one, and 1:30 is text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] not in (f"{_PREFIX}int", f"{_PREFIX}float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    f"{_PREFIX}int",
+    re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)\Z"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    f"{_PREFIX}float",
+    re.compile(
+        r"([-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+    ),
+    list("-+0123456789."),
+)
 
 
 class UnreadableError(Exception):
@@ -76,12 +99,18 @@ class Tree:
         return trees
 
 
+def plain_type(text: str) -> str:
+    """What the text is where it stands without quotes: "str", "int", "float", "bool", …"""
+    resolvers = _Loader.yaml_implicit_resolvers.get(text[:1], [])
+    return next((tag.removeprefix(_PREFIX) for tag, pattern in resolvers if pattern.match(text)), "str")
+
+
 def read(text: str) -> Iterator[Tree]:
     """Each document of the text that is not empty; UnreadableError when there is no going on."""
     loader: Any = None
     nodes = 0
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
             tree = Tree(nodes=nodes)
