@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from rayfleet_up import RayfleetUp
 from registry.stand_in import http, stand_in
 
 from rayfleet_operator.local.cluster import LocalCluster
+from rayfleet_operator.local.state import Slot, Status, Up
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_operator.ray.serve import ServeClient
@@ -90,6 +92,33 @@ async def test_it_serves_there_and_leaves_only_ray(ray: LocalCluster, tmp_path: 
         assert refused.returncode == 1
         assert "applications that are not rayfleet's: hello" in refused.stderr
         assert list(await serve.applications()) == ["hello"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "127.1"])
+def test_a_ray_that_is_joined_already_is_known_by_any_name(tmp_path: Path, host: str) -> None:
+    write_model(tmp_path, "a", "/models/1")
+    port = free_port()
+    up = RayfleetUp([], folder=tmp_path)
+    now = datetime.now(UTC)
+    with Slot(Path(up.env["RAYFLEET_STATE_DIR"]), "127.0.0.1", 1) as slot:
+        slot.write(
+            Up(
+                pid=1,
+                url="http://127.0.0.1:1",
+                dashboard=f"http://127.0.0.1:{port}",
+                token_path=None,
+                session=None,
+                folder=None,
+                started=now,
+                status=Status(updated=now),
+            )
+        )
+        refused, elsewhere = (
+            up.cli("up", tmp_path, "--address", f"http://{host}:{each}/") for each in (port, free_port())
+        )
+    assert refused.returncode == elsewhere.returncode == 1
+    assert "the rayfleet up at http://127.0.0.1:1 (process 1) serves on this Ray already" in refused.stderr
+    assert "serves on this Ray already" not in elsewhere.stderr
 
 
 async def test_what_a_dashboard_says_reaches_no_terminal_as_it_came(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ async def serve(request: Request, view: View) -> None:
                 f"no state can be kept in {folder}: {error.strerror}; name a folder that you may write in "
                 "RAYFLEET_STATE_DIR"
             ) from error
-        _check_free(request, folder)
+        await stop.unless(_check_free(request, folder))
         if not stop.asked:
             async with _ray(request, view, stop) as ray:
                 await _serve(request, ray, slot, view, stop)
@@ -218,14 +219,26 @@ async def _ray(request: Request, view: View, stop: Stop) -> AsyncIterator[Ray]:
         view.say(ended)
 
 
-def _check_free(request: Request, folder: Path) -> None:
+async def _check_free(request: Request, folder: Path) -> None:
     """Raises StartError where another `up` uses the Ray to join, or anything the port."""
     if request.address is not None:
+        ours = await _endpoints(request.address)
         for up in state.running(folder):
-            if up.dashboard == request.address.rstrip("/"):
+            if ours & await _endpoints(up.dashboard):
                 raise StartError(f"the rayfleet up at {up.url} (process {up.pid}) serves on this Ray already")
     else:
         _check_port(request.port)
+
+
+async def _endpoints(url: str) -> set[tuple[str, int]]:
+    """Every address and port that the URL may mean now, so that localhost is 127.0.0.1; none for an unknown host."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return set()
+    return {(str(address[0]), port) for *_, address in found}
 
 
 def _check_port(port: int) -> None:
