@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 
 from rayfleet_serving.link.call import Call, Failure, Reply
 from rayfleet_serving.model.execution import Execution, Outcome
-from rayfleet_serving.model.flavors import load
+from rayfleet_serving.model.flavors import containers, load
 from rayfleet_serving.model.pending import LargeRequest, PendingCall, Segment
 from rayfleet_serving.protocol.message import InferenceResult
+from rayfleet_serving.signature import Signature
 
 Inputs = dict[str, np.ndarray]
 
@@ -221,6 +223,32 @@ async def test_the_next_half_and_the_next_piece_do_not_change_an_answer() -> Non
     assert outcome is not None
     execution.run([await segment(column(70, 80), [2])])
     assert rows_of([outcome]) == [[2.0 * value for value in range(8)]]
+
+
+class ReusesDicts:
+    """Answers every batch with the same dicts, lists and arrays, filled anew."""
+
+    def __init__(self) -> None:
+        self.rows = [{"score": 0.0, "top": [0.0], "all": np.zeros(1), "own": threading.Lock()} for _ in range(8)]
+
+    def __call__(self, inputs: Inputs, form: str, params: dict[str, Any]) -> InferenceResult:
+        for row, value in zip(self.rows, inputs["x"].ravel().tolist(), strict=False):
+            row["score"] = row["top"][0] = row["all"][0] = value * 2  # type: ignore[index]
+        return containers.result(self.rows[: len(inputs["x"])], Signature())
+
+
+@pytest.mark.parametrize("static_batch", [None, 3, 8])
+async def test_the_next_batch_does_not_change_the_dicts_of_an_answer(static_batch: int | None) -> None:
+    execution = Execution(ReusesDicts(), max_batch_size=8, static_batch=static_batch)
+    ((_, first),) = execution.run([await segment(column(1, 2, 3), [1, 1, 1])])
+    execution.run([await segment(column(7, 8, 9), [1, 1, 1])])
+    assert isinstance(first, InferenceResult)
+    answers = first.outputs["output"].tolist()
+    assert [(row["score"], row["top"], row["all"].tolist()) for row in answers] == [
+        (2, [2], [2]),
+        (4, [4], [4]),
+        (6, [6], [6]),
+    ]
 
 
 class Counts(torch.nn.Module):

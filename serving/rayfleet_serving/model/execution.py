@@ -4,8 +4,8 @@ A failing batch takes several calls of the model: it runs in halves. Before each
 given up, so that it does not keep the device from others.
 
 A model may write into its input. What may have to run again therefore stays as it came, and the model gets a copy.
-A model may also answer with an array that it will fill anew for the next batch, or with its own state. Every answer is
-therefore copied before the model is called again.
+A model may also answer with an array, or a dict in one, that it will fill anew for the next batch, or with its own
+state. Every answer is therefore copied before the model is called again.
 """
 
 from __future__ import annotations
@@ -157,7 +157,22 @@ class Execution:
 
 def _kept(result: InferenceResult) -> InferenceResult:
     """The answer in memory that the model does not know."""
-    return InferenceResult({name: array.copy() for name, array in result.outputs.items()}, result.form)
+    return InferenceResult({name: _copied(array) for name, array in result.outputs.items()}, result.form)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of arrays, lists and dicts, with those inside them. Objects of the model's own stay: many have no copy."""
+    if isinstance(value, np.ndarray):
+        array = value.copy()
+        if array.dtype == object:
+            for place in np.ndindex(array.shape):
+                array[place] = _copied(array[place])
+        return array
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_copied(part) for part in value]
+    return tuple(_copied(part) for part in value) if type(value) is tuple else value
 
 
 def out_of_memory(error: BaseException) -> bool:
