@@ -84,6 +84,14 @@ class Hinted(mlflow.pyfunc.PythonModel):
         return [text.upper() for text in model_input]
 
 
+class Shown(mlflow.pyfunc.PythonModel):
+    """Answers with what it was given, and in which dtype."""
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        arrays = model_input.values() if isinstance(model_input, dict) else [model_input]
+        return [[f"{part.dtype.kind} {part.tolist()}" for part in row] for row in zip(*arrays, strict=True)]
+
+
 IMAGES = RANDOM.normal(size=(32, 1, 9, 9)).astype(np.float32)
 
 
@@ -185,6 +193,40 @@ def pyfunc_dicts(path: Path) -> None:
 
 def pyfunc_series(path: Path) -> None:
     mlflow.pyfunc.save_model(path, python_model=Column(), signature=infer_signature(MIXED), **NO_PIP)
+
+
+WORDS = np.array(["a", "bc", "é", ""])
+PAIRS = np.array([["a", "bc"], ["é", ""], ["d", "e"], ["", "f"]])
+RAW = np.array([b"a", b"bc", b"\xc3\xa9", b""])
+DAYS = np.array(["2024-02-29", "1969-07-20", "2000-01-01", "2024-01-31"], dtype="datetime64[D]")
+SECONDS = DAYS.astype("datetime64[s]") + np.timedelta64(45_000, "s")
+
+
+def pyfunc_text_tensor(path: Path) -> None:
+    mlflow.pyfunc.save_model(path, python_model=Shown(), signature=infer_signature(WORDS), **NO_PIP)
+
+
+def pyfunc_text_pairs(path: Path) -> None:
+    mlflow.pyfunc.save_model(path, python_model=Shown(), signature=infer_signature(PAIRS), **NO_PIP)
+
+
+def pyfunc_bytes_tensor(path: Path) -> None:
+    mlflow.pyfunc.save_model(path, python_model=Shown(), signature=infer_signature(RAW), **NO_PIP)
+
+
+def pyfunc_days_tensor(path: Path) -> None:
+    mlflow.pyfunc.save_model(path, python_model=Shown(), signature=infer_signature(DAYS), **NO_PIP)
+
+
+def pyfunc_seconds_tensor(path: Path) -> None:
+    mlflow.pyfunc.save_model(path, python_model=Shown(), signature=infer_signature(SECONDS), **NO_PIP)
+
+
+NAMED = {"words": PAIRS, "raw": RAW, "when": DAYS, "number": np.arange(4.0)}
+
+
+def pyfunc_named_tensors(path: Path) -> None:
+    mlflow.pyfunc.save_model(path, python_model=Shown(), signature=infer_signature(NAMED), **NO_PIP)
 
 
 def pyfunc_hinted(path: Path) -> None:

@@ -16,8 +16,9 @@ import torch
 from model_loading import models
 from model_loading.models import FEATURES, IMAGES, MIXED, TABLE, TEXTS
 
-from rayfleet_serving.model.flavors import load
-from rayfleet_serving.protocol.message import InferenceResult
+from rayfleet_serving.model.flavors import load, warmup_inputs
+from rayfleet_serving.protocol import oip, outputs
+from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,39 @@ def test_answers_what_mlflow_answers(case: Case, saved: Callable[..., Path]) -> 
         result = model.predict(inputs, form, {})
         assert result.form == case.answer
         assert_same(result, reference.predict(data))
+
+
+TENSORS = [
+    (models.pyfunc_text_tensor, models.WORDS),
+    (models.pyfunc_text_pairs, models.PAIRS),
+    (models.pyfunc_bytes_tensor, models.RAW),
+    (models.pyfunc_days_tensor, models.DAYS),
+    (models.pyfunc_seconds_tensor, models.SECONDS),
+    (models.pyfunc_named_tensors, models.NAMED),
+]
+
+
+@pytest.mark.parametrize(("build", "data"), TENSORS, ids=lambda part: getattr(part, "__name__", ""))
+def test_tensors_of_text_bytes_and_dates_reach_the_model_as_mlflow_gives_them(
+    build: Callable[[Path], None], data: Any, saved: Callable[..., Path]
+) -> None:
+    path = saved(build)
+    model = load(path, allow_code_execution=True, gpu_memory_bytes=None)
+    tensors = data if isinstance(data, dict) else {"input": data}
+    body = oip.request_document(InferenceRequest(tensors, 4, model.signature.form))
+    for tensor in body["inputs"]:
+        tensor.pop("parameters", None)
+        if tensor["name"] == "raw" or data is models.RAW:
+            tensor["data"] = [value.decode() for value in models.RAW]  # bytes tensors travel as their text
+    request = oip.decode(outputs.dumps(body), model.signature)
+    result = model.predict(request.inputs, request.form, {})
+    assert_same(result, mlflow.pyfunc.load_model(str(path)).predict(data))
+    zeros = warmup_inputs(model.signature, 2, None)
+    assert zeros is not None
+    assert len(model.predict(*zeros).outputs["output"]) == 2
+    zeros = warmup_inputs(model.signature, 2, None)
+    assert zeros is not None
+    assert {len(array) for array in model.predict(*zeros).outputs.values()} == {2}
 
 
 def as_inputs(data: Any) -> tuple[dict[str, np.ndarray], Any]:

@@ -16,7 +16,7 @@ from rayfleet_serving.model.flavors.base import Arrays
 from rayfleet_serving.model.flavors.device import torch_device
 from rayfleet_serving.model.mlmodel import MLmodel
 from rayfleet_serving.protocol.message import InferenceResult
-from rayfleet_serving.signature import InputForm
+from rayfleet_serving.signature import InputForm, Signature
 
 
 class PyfuncModel:
@@ -33,6 +33,8 @@ class PyfuncModel:
 
     def predict(self, inputs: Arrays, form: InputForm, params: dict[str, Any]) -> InferenceResult:
         """As `LoadedModel.predict`. MLflow enforces the signature again and fills in parameters."""
+        if form != "frame":
+            inputs = _as_declared(inputs, self.signature)
         data = containers.native(inputs, form, self._model)
         if self._model.type_hints and isinstance(data, pd.DataFrame):
             data = _elements(data)
@@ -57,6 +59,18 @@ def load(model: MLmodel, *, allow_code_execution: bool, gpu_memory_bytes: int | 
     with code_execution.mlflow_switches(allow=True):
         loaded = mlflow.pyfunc.load_model(str(model.root))
     return PyfuncModel(loaded, model)
+
+
+def _as_declared(inputs: Arrays, signature: Signature) -> Arrays:
+    """Tensors of text, bytes and dates in numpy's own dtypes, the only ones MLflow takes for them.
+
+    They come as objects and as nanoseconds. U and S are as long as the longest value: MLflow looks at no length.
+    """
+    dtypes = {field.name: {"str": "U", "bytes": "S"}.get(field.dtype, field.dtype) for field in signature.inputs}
+    return {
+        name: array.astype(dtypes[name]) if dtypes.get(name, "")[:10] in ("U", "S", "datetime64") else array
+        for name, array in inputs.items()
+    }
 
 
 def _elements(frame: pd.DataFrame) -> list[Any]:
