@@ -249,6 +249,44 @@ async def test_whatever_a_model_raises_on_its_own_example_is_told(
     assert refused.value.reason == "WarmUpFailed"
 
 
+class Neighbours(mlflow.pyfunc.PythonModel):
+    """Answers with the third row, so only where there is one, and raises on more than three."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        if len(model_input) > 3:
+            raise self.error
+        return model_input["a"] - model_input["a"].iloc[2]
+
+
+def neighbours(path: Path, rows: int, error: Exception = NO_WEIGHTS) -> Path:
+    """Logged with an example of so many rows."""
+    table = models.TABLE[:rows]
+    model, signature = Neighbours(error), infer_signature(table)
+    mlflow.pyfunc.save_model(path, python_model=model, signature=signature, input_example=table, pip_requirements=[])
+    return path
+
+
+async def test_a_model_that_answers_its_example_as_a_whole_becomes_ready(tmp_path: Path, replica: Any) -> None:
+    made = await replica(neighbours(tmp_path / "model", rows=3))
+    assert len((await made.metadata(None)).input_example["dataframe_split"]["data"]) == 1
+    call = Call({name: models.TABLE[name].to_numpy()[:3] for name in "abcd"}, [3], "frame", {}, [30.0])
+    assert (await made._batcher.infer(call)).rows == [3]
+    await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("rows", "error"), [(64, ValueError("x")), (4, MemoryError("x"))], ids=["cut", "memory"])
+async def test_what_says_nothing_about_requests_is_told_and_no_more(
+    rows: int, error: Exception, tmp_path: Path, replica: Any, caplog: Any
+) -> None:
+    """The first rows of a long example are another example, and memory that several rows lack may do for one."""
+    made = await replica(neighbours(tmp_path / "model", rows, error))
+    assert f"raised on {min(rows, 32)} rows made from its own input example: {type(error).__name__}" in caplog.text
+    await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 async def test_without_an_example_a_model_may_refuse_zeros(
     error: BaseException, tmp_path: Path, replica: Any, caplog: Any

@@ -137,12 +137,29 @@ def test_no_file(tmp_path: Path) -> None:
         mlmodel.read(tmp_path)
 
 
-def test_example_keeps_one_row(saved: Any) -> None:
-    assert np.shape(mlmodel.input_example(saved(models.pytorch_pt2))["inputs"]) == (1, 1, 9, 9)
-    split = mlmodel.input_example(saved(models.sklearn_frame))["dataframe_split"]
-    assert split == {"columns": list("abcd"), "data": [models.TABLE.iloc[0].tolist()]}
-    assert mlmodel.input_example(saved(models.transformers_text)) == {"inputs": ["a good film"]}
+def test_an_example_shows_one_row_and_is_run_as_it_was_logged(saved: Any) -> None:
+    images = mlmodel.input_example(saved(models.pytorch_pt2))
+    assert images is not None
+    assert (np.shape(images.row["inputs"]), np.shape(images.body["inputs"])) == ((1, 1, 9, 9), (4, 1, 9, 9))
+    table = mlmodel.input_example(saved(models.sklearn_frame))
+    assert table is not None
+    rows = models.TABLE[:2].to_numpy().tolist()
+    assert table.row == {"dataframe_split": {"columns": list("abcd"), "data": rows[:1]}}
+    assert table.body == {"dataframe_split": {"columns": list("abcd"), "data": rows}}
+    texts = mlmodel.input_example(saved(models.transformers_text))
+    assert texts == mlmodel.InputExample({"inputs": ["a good film", "bad"]}, True, {"inputs": ["a good film"]})
     assert mlmodel.input_example(saved(models.sklearn_no_signature)) is None
+
+
+def test_of_a_large_example_some_rows_are_run(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(models.onnx_tensor)
+    many = mlmodel.input_example(path)
+    assert many is not None
+    assert (many.whole, len(many.body["inputs"]), len(many.row["inputs"])) == (False, 32, 1)
+    monkeypatch.setattr(mlmodel, "EXAMPLE_CHARACTERS", 100)
+    wide = mlmodel.input_example(path)
+    assert wide is not None
+    assert (wide.whole, len(wide.body["inputs"])) == (False, 1)
 
 
 def test_reading_imports_neither_mlflow_nor_a_model_library(saved: Any) -> None:
@@ -167,7 +184,7 @@ def test_warmup_runs_the_model(build: Any, saved: Any) -> None:
     assert (example is not None) == (build in WARMED_BY_EXAMPLE)
     run_example(model, example)
     for rows in (1, 4):
-        arguments = warmup_inputs(model.signature, rows, example)
+        arguments = warmup_inputs(model.signature, rows, example.row if example else None)
         assert arguments is not None
         result = model.predict(*arguments)
         assert {len(array) for array in result.outputs.values()} == {rows}

@@ -43,7 +43,8 @@ class Model:
         """
         self._args = args
         self._path, self._model = await asyncio.to_thread(_load, args)
-        self._example = input_example(self._path)
+        example = input_example(self._path)
+        self._example = example.row if example else None
         self._metrics = ModelMetrics(args.name, args.identity.version, serve.get_replica_context().replica_id.unique_id)
         defaults = ModelUserConfig().batching
         self._execution = Execution(
@@ -53,7 +54,7 @@ class Model:
             writes_inputs=self._model.writes_inputs,
         )
         self._batcher = Batcher(self._execution, max_wait_s=defaults.max_wait_s, on_batch=self._metrics.batch)
-        await self._batcher.in_device_thread(run_example, self._model, self._example)
+        await self._batcher.in_device_thread(run_example, self._model, example)
         self._links = LinkServer(
             self._batcher.infer,
             replica=serve.get_replica_context().replica_id.unique_id,
@@ -123,7 +124,7 @@ class Model:
             try:
                 result = self._model.predict(*inputs)
             except BaseException as error:  # as in `Execution.run`
-                # Zeros may be no legal input for this model, and it has answered one row of an example before.
+                # Zeros, or fewer rows than its example has, may be no legal input for this model.
                 logger.warning("Warm-up with %d rows failed: %s", rows, describe(error))
                 return
             self._warm.add(rows)

@@ -20,6 +20,11 @@ from rayfleet_serving.signature import UNNAMED_INPUT, UNNAMED_OUTPUT, Field, Inp
 
 MLMODEL_FILE = "MLmodel"
 
+EXAMPLE_ROWS = 32
+"""Most rows of an example that are run: one call of the model has no more by default."""
+EXAMPLE_CHARACTERS = 64 * 1024 * 1024
+"""Of an example with more JSON one row is run: the arrays of it all take many seconds to read."""
+
 COLUMN_DTYPES = {
     "boolean": "bool",
     "integer": "int32",
@@ -72,6 +77,18 @@ class MLmodel:
         return path
 
 
+@dataclass(frozen=True, slots=True)
+class InputExample:
+    """The logged input example, as bodies of `/invocations` requests."""
+
+    body: Any
+    """As it was logged, but without rows beyond what is run."""
+    whole: bool
+    """Whether all rows are in `body`."""
+    row: Any
+    """Its first row, where rows can be told apart: examples may be large, and one row shows the form."""
+
+
 def read(root: Path) -> MLmodel:
     """Reads `root`/MLmodel.
 
@@ -107,10 +124,8 @@ def read(root: Path) -> MLmodel:
     )
 
 
-def input_example(root: Path) -> Any:
-    """The logged input example as the body of a `/invocations` request; None where there is none.
-
-    Only the first row is kept where rows can be told apart: examples may be large, and one shows the form.
+def input_example(root: Path) -> InputExample | None:
+    """The logged input example; None where there is none.
 
     Raises:
         LoadError: CorruptModel where MLmodel names an example that is not there or not JSON.
@@ -121,24 +136,27 @@ def input_example(root: Path) -> Any:
         return None
     path = model.inside(name)
     try:
-        body = json.loads(path.read_text())
+        text = path.read_text()
+        body = json.loads(text)
     except ValueError as e:
         raise LoadError("CorruptModel", f"{path} is not JSON: {e}") from None
-    return _first_row(body, model.signature.form)
+    kept = _first_rows(body, model.signature.form, EXAMPLE_ROWS if len(text) <= EXAMPLE_CHARACTERS else 1)
+    return InputExample(kept, kept == body, _first_rows(body, model.signature.form, 1))
 
 
-def _first_row(body: Any, form: InputForm) -> Any:
+def _first_rows(body: Any, form: InputForm, count: int) -> Any:
+    """The body with at most `count` rows; as it is where its rows cannot be told apart."""
     if not isinstance(body, dict):
         return body
     for key in ("inputs", "instances", "dataframe_records"):
         rows = body.get(key)
         if isinstance(rows, list):
-            return body | {key: rows[:1]}
+            return body | {key: rows[:count]}
         if isinstance(rows, dict) and form == "tensors" and all(isinstance(array, list) for array in rows.values()):
-            return body | {key: {name: array[:1] for name, array in rows.items()}}
+            return body | {key: {name: array[:count] for name, array in rows.items()}}
     split = body.get("dataframe_split")
     if isinstance(split, dict) and isinstance(split.get("data"), list):
-        return body | {"dataframe_split": {"columns": split.get("columns"), "data": split["data"][:1]}}
+        return body | {"dataframe_split": split | {"data": split["data"][:count]}}
     return body
 
 
