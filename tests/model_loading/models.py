@@ -79,6 +79,11 @@ class Column(mlflow.pyfunc.PythonModel):
         return model_input["age"] + 1
 
 
+class UnnamedColumn(mlflow.pyfunc.PythonModel):
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
+        return pd.Series(model_input["age"].to_numpy())
+
+
 class Hinted(mlflow.pyfunc.PythonModel):
     def predict(self, model_input: list[str]) -> list[str]:
         return [text.upper() for text in model_input]
@@ -116,6 +121,11 @@ def pytorch_frame(path: Path) -> None:
 
 def onnx_tensor(path: Path) -> None:
     mlflow.onnx.save_model(onnx_linear(batch=None), path, input_example=FEATURES, **NO_PIP)
+
+
+def onnx_unnamed_output(path: Path) -> None:
+    signature = infer_signature(FEATURES, FEATURES[:, 0])
+    mlflow.onnx.save_model(onnx_linear(batch=None), path, signature=signature, **NO_PIP)
 
 
 def onnx_one_row(path: Path) -> None:
@@ -189,6 +199,11 @@ def pyfunc_sentences(path: Path) -> None:
 
 def pyfunc_dicts(path: Path) -> None:
     mlflow.pyfunc.save_model(path, python_model=Dicts(), signature=infer_signature(MIXED), **NO_PIP)
+
+
+def pyfunc_unnamed_series(path: Path) -> None:
+    signature = infer_signature(MIXED, pd.Series([1, 2]))
+    mlflow.pyfunc.save_model(path, python_model=UnnamedColumn(), signature=signature, **NO_PIP)
 
 
 def pyfunc_series(path: Path) -> None:

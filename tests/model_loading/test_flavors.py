@@ -10,6 +10,7 @@ from typing import Any
 import mlflow.pyfunc
 import mlflow.pytorch
 import numpy as np
+import orjson
 import pandas as pd
 import pytest
 import torch
@@ -19,6 +20,7 @@ from model_loading.models import FEATURES, IMAGES, MIXED, TABLE, TEXTS
 from rayfleet_serving.model.flavors import load, warmup_inputs
 from rayfleet_serving.protocol import oip, outputs
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
+from rayfleet_serving.signature import ModelMetadata
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ CASES = [
     Case(models.pytorch_pickle, "pytorch", IMAGES, "array", code=True),
     Case(models.pytorch_frame, "pytorch", TABLE, "frame", code=True),
     Case(models.onnx_tensor, "onnx", FEATURES, "tensors"),
+    Case(models.onnx_unnamed_output, "onnx", FEATURES, "tensors"),
     Case(models.onnx_one_row, "onnx", FEATURES, "tensors", rows=(1,), static_batch=1),
     Case(models.onnx_classifier_frame, "onnx", TABLE, "frame"),
     Case(models.sklearn_frame, "sklearn", TABLE, "array"),
@@ -55,6 +58,7 @@ CASES = [
     Case(models.pyfunc_sentences, "pyfunc", MIXED, "list", code=True),
     Case(models.pyfunc_dicts, "pyfunc", MIXED, "list", code=True),
     Case(models.pyfunc_series, "pyfunc", MIXED, "frame", code=True),
+    Case(models.pyfunc_unnamed_series, "pyfunc", MIXED, "frame", code=True),
 ]
 
 
@@ -71,6 +75,21 @@ def test_answers_what_mlflow_answers(case: Case, saved: Callable[..., Path]) -> 
         result = model.predict(inputs, form, {})
         assert result.form == case.answer
         assert_same(result, reference.predict(data))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.build.__name__)
+def test_each_output_of_the_metadata_can_be_asked_for_by_its_name(case: Case, saved: Callable[..., Path]) -> None:
+    model = load(saved(case.build), allow_code_execution=case.code, gpu_memory_bytes=None)
+    metadata = ModelMetadata(name="m", version="1", model_id="m", flavor=model.flavor, signature=model.signature)
+    described = [output["name"] for output in orjson.loads(oip.model_metadata(metadata, ["1"]))["outputs"]]
+    inputs, form = as_inputs(case.data[:1])
+    body = oip.request_document(InferenceRequest(inputs, 1, form))
+    result = model.predict(inputs, form, {})
+    for asked in [described] + [[name] for name in described]:
+        body["outputs"] = [{"name": name} for name in asked]
+        decoded = oip.decode(outputs.dumps(body), model.signature)
+        answer = oip.encode(result, decoded, model.signature, model_name="m", model_version="1", request_id="r")
+        assert [output["name"] for output in orjson.loads(answer)["outputs"]] == asked or not described
 
 
 TENSORS = [

@@ -44,7 +44,8 @@ def infer(protocol: str, model: str) -> Callable[[Request], Awaitable[Response]]
 
 def encode(protocol: str, model: str, request: InferenceRequest, result: InferenceResult) -> bytes:
     if protocol == OIP:
-        return oip.encode(result, request, model_name=model, model_version="3", request_id="r1")
+        names = {"model_name": model, "model_version": "3", "request_id": "r1"}
+        return oip.encode(result, request, SIGNATURES[model], **names)
     if protocol == INVOCATIONS:
         return invocations.encode(result)
     classification = TRANSFORMS[model].classification

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from rayfleet_serving.protocol import invocations, oip, outputs, predict
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
+from rayfleet_serving.signature import Signature
 
 
 class Box(BaseModel):
@@ -80,7 +81,7 @@ def test_half_a_character_in_an_answer_does_not_cost_the_answer(dtype: type) -> 
     result = InferenceResult({"text": np.array(["a\ud800b"], dtype)}, "tensors")
     request = InferenceRequest({"x": np.zeros(1)}, 1, "tensors")
     names = {"model_name": "m", "model_version": "1"}
-    (output,) = orjson.loads(oip.encode(result, request, **names, request_id="r"))["outputs"]
+    (output,) = orjson.loads(oip.encode(result, request, Signature(), **names, request_id="r"))["outputs"]
     assert output["data"] == ["a?b"]
     assert orjson.loads(invocations.encode(result)) == {"predictions": {"text": ["a?b"]}}
     plain = orjson.loads(predict.encode(result, **names, classification=None, labels=()))

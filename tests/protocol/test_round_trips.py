@@ -21,9 +21,8 @@ TENSOR_DTYPES = ["float16", "float32", "float64", "bool"] + [f"{s}int{b}" for s 
 
 def encoded(outputs: dict[str, np.ndarray], request: InferenceRequest | None = None) -> dict[str, Any]:
     request = request or InferenceRequest({}, 1, "tensors")
-    body = oip.encode(
-        InferenceResult(outputs, "tensors"), request, model_name="m", model_version="7", request_id="given"
-    )
+    result, names = InferenceResult(outputs, "tensors"), {"model_name": "m", "model_version": "7"}
+    body = oip.encode(result, request, Signature(), **names, request_id="given")
     document: dict[str, Any] = orjson.loads(body)
     return document
 

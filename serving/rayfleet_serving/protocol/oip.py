@@ -23,7 +23,7 @@ from rayfleet_serving.protocol.errors import invalid
 from rayfleet_serving.protocol.expected import MAX_RANK, Expected, Input, convert, flatten, listed, same_rows
 from rayfleet_serving.protocol.jsontext import kind, show
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
-from rayfleet_serving.signature import UNNAMED_INPUT, Field, InputForm, ModelMetadata, Signature
+from rayfleet_serving.signature import UNNAMED_INPUT, UNNAMED_OUTPUT, Field, InputForm, ModelMetadata, Signature
 
 REQUEST_KEYS = frozenset({"id", "parameters", "inputs", "outputs"})
 TENSOR_KEYS = frozenset({"name", "shape", "datatype", "parameters", "data"})
@@ -60,24 +60,29 @@ def decode(body: bytes, signature: Signature) -> InferenceRequest:
 
 
 def encode(
-    result: InferenceResult, request: InferenceRequest, *, model_name: str, model_version: str, request_id: str
+    result: InferenceResult,
+    request: InferenceRequest,
+    signature: Signature,
+    *,
+    model_name: str,
+    model_version: str,
+    request_id: str,
 ) -> bytes:
     """An inference response with the outputs asked for, in the order asked for.
 
     Raises:
         RequestError: 400 for an output that the model does not give.
     """
+    given = _named(result.outputs, signature)
     for name in request.outputs:
-        if name not in result.outputs:
-            raise invalid(
-                f"There is no output {show(name)}; the model gives {listed(list(result.outputs))}.", "outputs"
-            )
-    names = request.outputs or tuple(result.outputs)
+        if name not in given:
+            raise invalid(f"There is no output {show(name)}; the model gives {listed(list(given))}.", "outputs")
+    names = request.outputs or tuple(given)
     document = {
         "model_name": model_name,
         "model_version": model_version,
         "id": request.id if request.id is not None else request_id,
-        "outputs": [_tensor(name, result.outputs[name]) for name in names],
+        "outputs": [_tensor(name, given[name]) for name in names],
     }
     return outputs.dumps(document)
 
@@ -245,6 +250,17 @@ def _outputs(given: Any, signature: Signature) -> tuple[str, ...]:
             _is_base64(output["parameters"], where)
         names[name] = None
     return tuple(names)
+
+
+def _named(given: dict[str, Array], signature: Signature) -> dict[str, Array]:
+    """The outputs by the names of the metadata.
+
+    A signature's one unnamed output has a name there that the model does not know: a graph's own, or the 0 of an
+    unnamed Series, is what it gives.
+    """
+    if len(given) == 1 and [field.name for field in signature.outputs] == [UNNAMED_OUTPUT]:
+        return dict(zip([UNNAMED_OUTPUT], given.values(), strict=True))
+    return given
 
 
 def _wrong_keys(given: Any, allowed: frozenset[str], what: str, where: str | None) -> Exception:

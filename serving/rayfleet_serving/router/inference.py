@@ -33,7 +33,7 @@ async def infer(exchange: Exchange, model: LiveModel, label: str | None) -> Resp
 
     def encode(result: InferenceResult, request: InferenceRequest, metadata: ModelMetadata) -> bytes:
         names = {"model_name": model.name, "model_version": metadata.version, "request_id": exchange.request_id}
-        return oip.encode(result, request, **names)
+        return oip.encode(result, request, metadata.signature, **names)
 
     version = model.choose() if label is None else model.version(label)
     return await _serve(exchange, version, model.route.limits, "oip", decode, encode)
