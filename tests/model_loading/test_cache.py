@@ -332,6 +332,8 @@ def test_object_store(source: Path, cache: ModelCache, monkeypatch: pytest.Monke
             if file.is_file():
                 s3.upload_file(str(file), "models", f"net/3/{file.relative_to(source)}")
         s3.put_object(Bucket="models", Key="net/30/MLmodel", Body=b"another version, whose name begins the same")
+        for folder in ("net/3/", "net/3/data/"):
+            s3.put_object(Bucket="models", Key=folder, Body=b"")  # as a console makes them
         path = cache.fetch(identity("s3://models/net/3"), None)
         assert tree_digest(path) == tree_digest(source)
         with pytest.raises(LoadError, match="nothing under s3://models/net/4"):

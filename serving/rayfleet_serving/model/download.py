@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -129,7 +129,7 @@ def _from_object_store(artifact_uri: str, target: Path) -> None:
     from obstore.exceptions import BaseError
 
     store = _store(artifact_uri)
-    objects = list(_objects(store, artifact_uri))
+    objects = _objects(store, artifact_uri)
     if not objects:
         raise LoadError("DownloadFailed", f"there is nothing under {artifact_uri}")
     for meta in objects:
@@ -159,14 +159,16 @@ def _store(artifact_uri: str) -> ObjectStore:
     )
 
 
-def _objects(store: ObjectStore, artifact_uri: str) -> Iterator[ObjectMeta]:
+def _objects(store: ObjectStore, artifact_uri: str) -> list[ObjectMeta]:
+    """Everything but the empty objects that consoles make for folders: `data/`, which is listed without its slash."""
     from obstore.exceptions import BaseError
 
     try:
-        for page in store.list():
-            yield from page
+        listed = [meta for page in store.list() for meta in page]
     except BaseError as e:
         raise LoadError("DownloadFailed", f"{artifact_uri} cannot be listed: {e}") from e
+    folders = {"", *(str(folder) for meta in listed for folder in PurePosixPath(meta["path"]).parents)}
+    return [meta for meta in listed if meta["size"] or meta["path"] not in folders]
 
 
 @contextmanager
