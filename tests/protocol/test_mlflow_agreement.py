@@ -39,6 +39,8 @@ COLUMNS = Signature(
 )
 DATED = Signature(form="frame", inputs=(Field(name="when", dtype="datetime64[ns]"), Field(name="raw", dtype="bytes")))
 ONE = Signature(form="frame", inputs=(Field(name="x", dtype="float64"),))
+MATRIX = Signature(form="tensor", inputs=(Field(name="input", dtype="object", shape=(-1, 2)),))
+CUBES = Signature(form="tensors", inputs=(Field(name="a", dtype="object", shape=(-1, 2, 1)),))
 
 SCHEMAS = {
     id(UNNAMED): Schema([TensorSpec(np.dtype("float32"), (-1, 3))]),
@@ -55,6 +57,8 @@ SCHEMAS = {
         ]
     ),
     id(DATED): Schema([ColSpec(DataType.datetime, "when"), ColSpec(DataType.binary, "raw")]),
+    id(MATRIX): Schema([TensorSpec(np.dtype("object"), (-1, 2))]),
+    id(CUBES): Schema([TensorSpec(np.dtype("object"), (-1, 2, 1), "a")]),
     id(ONE): Schema([ColSpec(DataType.double, "x")]),
 }
 ROW = {"n": 2**53 + 1, "i": -5, "x": 0.1, "f": 0.1, "s": "é", "t": True}
@@ -79,6 +83,9 @@ SAME = [
     ("one named tensor, array", SINGLE, {"inputs": [[[1, 2], [3, 4]]]}),
     ("one named tensor, instances", SINGLE, {"instances": [[[1, 2], [3, 4]]]}),
     ("one named tensor, flat cells", SINGLE, {"dataframe_split": {"columns": ["a"], "data": [[[1, 2, 3, 4]]]}}),
+    ("objects, inputs", MATRIX, {"inputs": [["a", 1.5], [{"b": 1}, None]]}),
+    ("objects, instances", MATRIX, {"instances": [["a", 1.5]]}),
+    ("named objects, instances", CUBES, {"instances": [{"a": [["a"], [1.5]]}, {"a": [[True], [None]]}]}),
     ("columns, split", COLUMNS, {"dataframe_split": SPLIT}),
     ("columns, split with index", COLUMNS, {"dataframe_split": SPLIT | {"index": [5, 7]}}),
     ("columns, records", COLUMNS, {"dataframe_records": ROWS}),

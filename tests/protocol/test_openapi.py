@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from protocol.decoding import decode
@@ -18,7 +19,7 @@ from protocol.models import SIGNATURES, TRANSFORMS, metadata
 from protocol.server import app, document
 
 from rayfleet_serving.config import ImageInput, Transform
-from rayfleet_serving.protocol import docs, openapi
+from rayfleet_serving.protocol import docs, invocations, openapi, predict
 from rayfleet_serving.signature import Field, ModelMetadata, Signature
 
 
@@ -51,6 +52,34 @@ def rounds_to_the_largest(value: Any) -> bool:
 def test_valid_bodies_are_answered_and_invalid_ones_refused(case: schemathesis.Case) -> None:
     if not rounds_to_the_largest(case.body):
         case.call_and_validate()
+
+
+OBJECTS = {
+    "list": Signature(form="tensor", inputs=(Field(name="input", dtype="object", shape=(-1,)),)),
+    "matrix": Signature(form="tensor", inputs=(Field(name="input", dtype="object", shape=(-1, 2)),)),
+    "named": Signature(
+        form="tensors",
+        inputs=(
+            Field(name="a", dtype="object", shape=(-1,)),
+            Field(name="b", dtype="object", shape=(-1, 2, 1)),
+        ),
+    ),
+    "table": Signature(form="frame", inputs=(Field(name="a", dtype="object"), Field(name="b", dtype="object"))),
+}
+
+
+@pytest.mark.parametrize("path", ["/m/predict", "/m/invocations"])
+@pytest.mark.parametrize("name", OBJECTS)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_every_body_of_objects_that_fits_is_read(name: str, path: str, data: st.DataObject) -> None:
+    signature = OBJECTS[name]
+    meta = ModelMetadata(name="m", version="1", model_id="m-1", flavor="pyfunc", signature=signature)
+    operation = schemathesis.openapi.from_dict(openapi.document({"m": meta}, {}, "1"))[path]["POST"]
+    case = data.draw(operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE))
+    body = json.dumps(case.body).encode()
+    read = invocations.decode(body, None, signature) if "invoc" in path else predict.decode_json(body, signature)
+    assert [array.ndim for array in read.inputs.values()] == [len(field.shape) for field in signature.inputs]
 
 
 def test_every_example_is_a_valid_request() -> None:
@@ -106,6 +135,8 @@ def test_large_inputs_make_no_large_document() -> None:
         Signature(),
         Signature(form="tensor", inputs=(Field(name="input", dtype="str", shape=(-1,)),)),
         Signature(form="tensors", inputs=(Field(name="a", dtype="bytes", shape=(-1, -1)),)),
+        OBJECTS["matrix"],
+        OBJECTS["named"],
         Signature(form="frame", inputs=tuple(Field(name=str(i), dtype="float64") for i in range(3))),
         Signature(form="frame", inputs=(Field(name="o", dtype="object"), Field(name="d", dtype="datetime64[ns]"))),
     ],

@@ -67,9 +67,8 @@ def _zeros(signature: Signature) -> InferenceRequest | None:
 
 def _zero(field: Field) -> Any:
     value: Any = PLACEHOLDERS.get(field.dtype, 0)
-    if field.dtype != "object":
-        for size in reversed(field.shape[1:]):
-            value = [value] * max(size, 1)
+    for size in reversed(field.shape[1:]):
+        value = [value] * max(size, 1)
     return value
 
 

@@ -62,9 +62,10 @@ class Input:
             value = [value]
         if type(value) is not list:
             raise invalid(f"{self.label}: expected {self.wanted()}, got {kind(value)} ({show(value)}).", where)
-        if self.column or self.dtype.name == "object":
+        if self.column:
             return self.fill(value, (len(value),), where)
-        flat, shape = flatten(value, self.label, where)
+        # Objects may be arrays themselves: only the signature tells where the axes end.
+        flat, shape = flatten(value, self.label, where, len(self.shape) if self.dtype.name == "object" else None)
         if single and len(shape) == len(self.shape) - 1:
             shape = (1, *shape)
         elif flattened and self.size == shape[-1] and len(shape) == 2:
@@ -179,14 +180,14 @@ def of(signature: Signature) -> Expected:
 _known: dict[int, Expected] = {}
 
 
-def flatten(value: list[Any], label: str, where: str) -> tuple[list[Any], tuple[int, ...]]:
-    """The elements of nested arrays in order, and their shape.
+def flatten(value: list[Any], label: str, where: str, axes: int | None = None) -> tuple[list[Any], tuple[int, ...]]:
+    """The elements of nested arrays in order, and their shape; arrays within `axes` levels of them are elements.
 
     Raises:
         RequestError: 400 where arrays of one level differ in length, or there are more than `MAX_RANK` levels.
     """
     flat, shape = value, [len(value)]
-    while flat and type(flat[0]) is list:
+    while flat and type(flat[0]) is list and len(shape) != axes:
         if len(set(map(type, flat))) > 1 or len(set(map(len, flat))) > 1:
             raise invalid(f"{label}: the arrays on level {len(shape)} are ragged; all must have one length.", where)
         if len(shape) == MAX_RANK:

@@ -39,11 +39,11 @@ def rows(field: Field, *, column: bool) -> Schema:
     return {"type": "array", "minItems": 1, "items": row(field, column=column)}
 
 
-def row(field: Field, *, column: bool) -> Schema:
-    """One row, without the batch axis."""
+def row(field: Field, *, column: bool, alone: bool = False) -> Schema:
+    """One row, without the batch axis; `alone` where an array in it would be taken for that axis."""
     schema = value(field.dtype, missing=column and _may_miss(field))
-    if field.dtype == "object":
-        return schema
+    if alone and not column and field.dtype == "object":
+        schema = {"type": ["object", "string", "number", "boolean", "null"]}
     for size in reversed(field.shape[1:]):
         schema = {"type": "array", "items": schema, "minItems": max(size, 1)}
         if size >= 0:
@@ -51,27 +51,27 @@ def row(field: Field, *, column: bool) -> Schema:
     return schema
 
 
-def record(signature: Signature) -> Schema:
-    """One row as an object by input name."""
+def record(signature: Signature, *, alone: bool = False) -> Schema:
+    """One row as an object by input name; `alone` as of `row`."""
     column = signature.form == "frame"
     return closed(
-        {field.name: row(field, column=column) for field in signature.inputs},
+        {field.name: row(field, column=column, alone=alone) for field in signature.inputs},
         [field.name for field in signature.inputs if field.required],
     )
 
 
 def predict(signature: Signature) -> Schema:
     """A JSON body of `/predict`."""
-    array, items = {"type": "array", "minItems": 1}, record(signature)
+    array = {"type": "array", "minItems": 1}
     match signature.form:
         case "tensor":
             alone = [rows(signature.inputs[0], column=False)]
             if len(signature.inputs[0].shape) > 1:
-                alone.append(row(signature.inputs[0], column=False))
+                alone.append(row(signature.inputs[0], column=False, alone=True))
         case "any":
             alone = [array]
         case _:
-            alone = [array | {"items": items}, items]
+            alone = [array | {"items": record(signature)}, record(signature, alone=True)]
     wrapped = [_with_params(signature, {key: {"anyOf": alone}}) for key in ("instances", "inputs")]
     return {"anyOf": [*wrapped, *alone]}
 
