@@ -152,6 +152,8 @@ ANSWERS = [
     ("float16", np.array([0.5, 2.0], dtype=np.float16)),
     ("dict", {"a": np.array([[1.5, 2], [3, 4]]), "b": np.array([1, 2])}),
     ("table", pd.DataFrame({"x": [0.5, 1.5], "n": [1, 2], "s": ["a", "b"], "t": [True, False]})),
+    ("nullable table", pd.DataFrame({"x": [0.5, 1], "n": [1, 2], "t": [True, False]}).convert_dtypes()),
+    ("nullable table with missing", pd.DataFrame({"n": [1, None], "t": [None, True]}).convert_dtypes()),
     ("table with dates", pd.DataFrame({"when": [WHEN, WHEN.floor("D")], "x": [1, 2]})),
     ("table with bytes", pd.DataFrame({"raw": [b"\x00" * 60, b""]})),
     ("table of lists", pd.DataFrame({"v": [[1, 2], [3]]})),
@@ -169,6 +171,40 @@ def test_predictions_are_written_as_mlflow_writes_them(answer: Any) -> None:
     mlflow_server.predictions_to_json(answer, theirs)
     ours = orjson.loads(invocations.encode(containers.result(answer, Signature())))
     assert_json(ours, orjson.loads(theirs.getvalue()), single=getattr(answer, "dtype", None) == np.float32)
+
+
+def test_nullable_columns_are_numbers_where_numpy_can_hold_them() -> None:
+    answer = pd.DataFrame(
+        {
+            "n": pd.array([1, 2], dtype="Int64"),
+            "byte": pd.array([1, 2], dtype="UInt8"),
+            "x": pd.array([0.5, None], dtype="Float64"),
+            "f": pd.array([0.5, 1], dtype="Float32"),
+            "t": pd.array([True, False], dtype="boolean"),
+            "missing": pd.array([1, None], dtype="Int64"),
+            "s": pd.array(["a", None], dtype="string"),
+        }
+    )
+    result = containers.result(answer, Signature())
+    kinds = {name: array.dtype.name for name, array in result.outputs.items()}
+    assert kinds == {
+        "n": "int64",
+        "byte": "uint8",
+        "x": "float64",
+        "f": "float32",
+        "t": "bool",
+        "missing": "object",
+        "s": "object",
+    }
+    assert orjson.loads(invocations.encode(result))["predictions"][1] == {
+        "n": 2,
+        "byte": 2,
+        "x": None,
+        "f": 1.0,
+        "t": False,
+        "missing": None,
+        "s": None,
+    }
 
 
 def test_missing_predictions_are_null() -> None:

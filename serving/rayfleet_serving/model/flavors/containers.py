@@ -83,9 +83,15 @@ def output_names(signature: Signature, count: int) -> list[str]:
 
 
 def column_values(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
-    """A column as numpy: extension types (strings, nullable integers) become objects with None for missing."""
+    """A column as numpy. Of pandas' extension types, numbers and booleans stay such where numpy can hold them: all
+    floats, and the others without a missing value. The rest become objects with None for missing."""
     if isinstance(column.dtype, np.dtype):
         return column.to_numpy()
+    dtype = getattr(column.dtype, "numpy_dtype", np.dtype(object))
+    if dtype.kind == "f":
+        return column.to_numpy(dtype=dtype, na_value=np.nan)
+    if dtype.kind in "biu" and not column.hasnans:
+        return column.to_numpy(dtype=dtype)
     return column.astype(object).where(column.notna(), None).to_numpy()
 
 
