@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,24 @@ def onnx_linear(batch: int | None) -> Any:
 
     model = LinearRegression().fit(FEATURES, CLASSES)
     return to_onnx(model, initial_types=[("x", FloatTensorType([batch, 4]))], target_opset=17)
+
+
+def onnx_scaled(*shapes: tuple[int | str, ...]) -> Callable[[Path], None]:
+    """Saves a graph that multiplies its inputs `x` and `scale`, of these shapes."""
+
+    def save(path: Path) -> None:
+        from onnx import TensorProto, helper
+
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in zip(["x", "scale"], shapes, strict=True)
+        ]
+        output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        graph = helper.make_graph([helper.make_node("Mul", ["x", "scale"], ["y"])], "g", inputs, [output])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        mlflow.onnx.save_model(model, path, **NO_PIP)
+
+    return save
 
 
 def tiny_classifier() -> Any:

@@ -76,6 +76,23 @@ def test_package_of_the_artifacts_own_code(tmp_path: Path, saved: Any) -> None:
     assert refused.value.reason == "MissingPackage"
 
 
+@pytest.mark.parametrize("shapes", [(("n", 2), (1,)), ((8, 2), (1, 2))], ids=repr)
+def test_a_graph_with_an_input_that_has_no_rows(shapes: Any, tmp_path: Path) -> None:
+    models.onnx_scaled(*shapes)(tmp_path / "model")
+    with pytest.raises(LoadError, match=r"graph's input '(x|scale)' always has [18] rows, and not so all") as refused:
+        load(tmp_path / "model", allow_code_execution=False, gpu_memory_bytes=None)
+    assert refused.value.reason == "UnsupportedFlavor"
+
+
+@pytest.mark.parametrize(("rows", "static_batch"), [("n", None), (8, 8)])
+def test_a_graph_whose_inputs_agree_on_their_rows(rows: Any, static_batch: int | None, tmp_path: Path) -> None:
+    models.onnx_scaled((rows, 2), (rows, 1))(tmp_path / "model")
+    model = load(tmp_path / "model", allow_code_execution=False, gpu_memory_bytes=None)
+    assert model.static_batch == static_batch
+    x, scale = np.ones((8, 2), np.float32), np.arange(8, dtype=np.float32)[:, None]
+    assert model.predict({"x": x, "scale": scale}, "tensors", {}).outputs["y"].tolist() == (x * scale).tolist()
+
+
 def test_flavor_that_nobody_runs(tmp_path: Path) -> None:
     (tmp_path / "MLmodel").write_text("flavors: {mleap: {}}\n")
     with pytest.raises(LoadError, match=r"has flavors \['mleap'\]; none can be served") as refused:

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import pandas as pd
 
+from rayfleet_serving.model.errors import LoadError
 from rayfleet_serving.model.flavors import containers
 from rayfleet_serving.model.flavors.base import Arrays
 from rayfleet_serving.model.mlmodel import MLmodel
@@ -28,7 +29,7 @@ class OnnxModel:
 
     def __init__(self, session: onnxruntime.InferenceSession, model: MLmodel) -> None:
         self.signature = model.signature
-        self.static_batch = model.static_batch or _fixed_batch(session)
+        self.static_batch = model.static_batch or _fixed_batch(session, model)
         self._model = model
         self._session = session
         self._inputs = {node.name: node.type for node in session.get_inputs()}
@@ -62,7 +63,7 @@ def load(model: MLmodel, *, gpu_memory_bytes: int | None) -> OnnxModel:
     """Loads the graph.
 
     Raises:
-        LoadError: CorruptModel where MLmodel names no file of its own.
+        LoadError: CorruptModel where MLmodel names no file of its own; UnsupportedFlavor as `_fixed_batch` says.
         Exception: what onnxruntime raises for a graph it cannot read.
     """
     conf = model.flavors["onnx"]
@@ -86,9 +87,24 @@ def _providers(gpu_memory_bytes: int | None) -> list[Any]:
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
 
-def _fixed_batch(session: onnxruntime.InferenceSession) -> int | None:
-    """The first dimension where the graph writes a number; names and None are open."""
-    return next((node.shape[0] for node in session.get_inputs() if node.shape and isinstance(node.shape[0], int)), None)
+def _fixed_batch(session: onnxruntime.InferenceSession, model: MLmodel) -> int | None:
+    """The first dimension where the graph writes one number for all inputs; names and None are open.
+
+    Raises:
+        LoadError: UnsupportedFlavor where only some inputs have a number there, or not the same: they hold no rows.
+    """
+    sizes = {node.name: node.shape[0] for node in session.get_inputs() if node.shape}
+    fixed = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    if not fixed:
+        return None
+    name, size = next(iter(fixed.items()))
+    if list(sizes.values()) == [size] * len(sizes):
+        return int(size)
+    raise LoadError(
+        "UnsupportedFlavor",
+        f"{model.root}: the graph's input {name!r} always has {size} rows, and not so all others ({sizes}); every "
+        "input must have one row for each row of a request: make what is no row a constant of the graph",
+    )
 
 
 def _as_float(array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
