@@ -82,6 +82,10 @@ def test_every_body_of_objects_that_fits_is_read(name: str, path: str, data: st.
     assert [array.ndim for array in read.inputs.values()] == [len(field.shape) for field in signature.inputs]
 
 
+def test_the_server_is_ready_when_some_model_is() -> None:
+    assert document()["paths"]["/v2/health/ready"]["get"]["summary"] == "Whether some model answers"
+
+
 def test_every_example_is_a_valid_request() -> None:
     for path, operations in document()["paths"].items():
         body = operations.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json")

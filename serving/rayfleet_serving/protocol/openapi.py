@@ -89,7 +89,7 @@ def _server_paths() -> Json:
     return {
         "/v2": {"get": _get("server", "server_metadata", "What the server is", server)},
         "/v2/health/live": {"get": _get("server", "server_live", "Whether the server runs", live)},
-        "/v2/health/ready": {"get": _ready("server", "server_ready", "Whether every model answers")},
+        "/v2/health/ready": {"get": _ready("server", "server_ready", "Whether some model answers")},
     }
 
 
