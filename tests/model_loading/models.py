@@ -262,15 +262,11 @@ def onnx_scaled(*shapes: tuple[int | str, ...]) -> Callable[[Path], None]:
     """Saves a graph that multiplies its inputs `x` and `scale`, of these shapes."""
 
     def save(path: Path) -> None:
-        from onnx import TensorProto, helper
+        from onnx import parser
 
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, shape in zip(["x", "scale"], shapes, strict=True)
-        ]
-        output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-        graph = helper.make_graph([helper.make_node("Mul", ["x", "scale"], ["y"])], "g", inputs, [output])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        x, scale = (",".join(map(str, shape)) for shape in shapes)
+        graph = f"g (float[{x}] x, float[{scale}] scale) => (float[] y) {{ y = Mul(x, scale) }}"
+        model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {graph}')
         mlflow.onnx.save_model(model, path, **NO_PIP)
 
     return save
