@@ -110,8 +110,10 @@ class Resolutions:
                     found[name] = outcome
         except Exception as error:
             # Whatever it is, it must not end what serves.
-            message = f"asking for it failed: {type(error).__name__}: {error}"
-            found = {name: ResolutionProblem("ResolverFailed", message, entry.last) for name, entry in entries.items()}
+            failed = ResolverFailed(f"asking for it failed: {type(error).__name__}: {error}")
+            found = {
+                name: ResolutionProblem(failed.reason, failed.message, entry.last) for name, entry in entries.items()
+            }
         now = asyncio.get_running_loop().time()
         for name, entry in entries.items():
             wait = _interval(entry.model, failed=isinstance(found[name], ResolutionProblem))

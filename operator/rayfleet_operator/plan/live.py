@@ -72,7 +72,8 @@ class RouterView:
 
     def holding(self, name: str, route: ModelRoute) -> int:
         """How many routers hold this row for the model `name`."""
-        return sum(1 for router in self.routers if router.models.get(name) == route.digest())
+        digest = route.digest()
+        return sum(1 for router in self.routers if router.models.get(name) == digest)
 
     def reaching(self, app: str) -> int:
         """How many routers see running replicas of `app` and know its metadata."""

@@ -10,7 +10,6 @@ state. Every answer is therefore copied before the model is called again.
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable
@@ -138,8 +137,7 @@ class Execution:
             return inputs
         merged = len(batch) > 1
         return {
-            name: copy.deepcopy(array) if array.dtype.hasobject else array if merged else array.copy()
-            for name, array in inputs.items()
+            name: array if merged and not array.dtype.hasobject else _copied(array) for name, array in inputs.items()
         }
 
     def _predict_padded(
