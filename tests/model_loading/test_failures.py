@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import subprocess
 import sys
@@ -299,6 +300,7 @@ async def test_what_says_nothing_about_requests_is_told_and_no_more(
     rows: int, error: Exception, tmp_path: Path, replica: Any, caplog: Any
 ) -> None:
     """The first rows of a long example are another example, and memory that several rows lack may do for one."""
+    caplog.set_level(logging.WARNING)
     made = await replica(neighbours(tmp_path / "model", rows, error))
     assert f"raised on {min(rows, 32)} rows made from its own input example: {type(error).__name__}" in caplog.text
     await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
@@ -308,6 +310,7 @@ async def test_what_says_nothing_about_requests_is_told_and_no_more(
 async def test_without_an_example_a_model_may_refuse_zeros(
     error: BaseException, tmp_path: Path, replica: Any, caplog: Any
 ) -> None:
+    caplog.set_level(logging.WARNING)
     made = await replica(broken(tmp_path / "model", example=False, error=error))
     await made.reconfigure({})
     assert f"Warm-up with 1 rows failed: {type(error).__name__}" in caplog.text
