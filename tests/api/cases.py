@@ -1,175 +1,32 @@
-"""Every rule of the API, good and bad: (name, kind, spec path, value, where it is refused or None).
-
-The rest of the spec is the smallest valid one; a path of () changes nothing. A value of LEAVE_OUT removes the field.
-"""
+"""Every case of the API."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+import re
 from typing import Any
 
-LEAVE_OUT = object()
+from .case import Case
+from .fleet_cases import FLEETS
+from .model_cases import MODELS
 
-HEX = "0123456789abcdef0123456789abcdef"
+__all__ = ["CASES", "FLEETS", "MODELS", "Case", "merged", "same_field"]
 
-SMALLEST: dict[str, dict[str, Any]] = {
-    "ModelDeployment": {"spec": {"model": {"uri": "models:/resnet@champion"}}},
-    "ModelFleet": {"spec": {}},
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One object, and the field for which it is refused."""
-
-    name: str
-    obj: dict[str, Any]
-    refused_at: str | None
-
-    def __str__(self) -> str:
-        return self.name
+CASES = [*MODELS, *FLEETS]
 
 
-def case(path: str, value: Any, *, bad: str | bool = False, kind: str = "ModelDeployment", **beside: Any) -> Case:
-    """The smallest object with `value` at `path`. `bad` is the field to blame, or True for `path` itself."""
-    obj = copy.deepcopy(
-        {"apiVersion": "rayfleet.io/v1alpha1", "kind": kind, "metadata": {"name": "a"}, **SMALLEST[kind]}
-    )
-    for place, content in {path: value, **{key.replace("__", "."): each for key, each in beside.items()}}.items():
-        *parents, last = place.split(".")
-        inner = obj
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        if content is LEAVE_OUT:
-            inner.pop(last, None)
-        else:
-            inner[last] = content
-    shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:57]}..."
-    names = ", ".join([f"{path}={shown}", *(f"{key}={each}" for key, each in beside.items())])
-    return Case(names, obj, (path if bad is True else bad) or None)
+def same_field(path: str, field: str) -> bool:
+    """Whether a path of the API server means the field that validate names.
+
+    It writes the keys of a map in brackets. Where an object stands in place of a text or a list, it names the fields in
+    it.
+    """
+    plain = re.sub(r"\[([^]]*[^]0-9][^]]*)]", r".\1", path)
+    return plain == field or plain.startswith(f"{field}.")
 
 
-def good(path: str, *values: Any, **more: Any) -> list[Case]:
-    return [case(path, value, **more) for value in values]
-
-
-def bad(path: str, *values: Any, **more: Any) -> list[Case]:
-    return [case(path, value, bad=True, **more) for value in values]
-
-
-CPU, MEMORY, GPU, GPU_MEMORY = (f"spec.resources.{name}" for name in ("cpu", "memory", "gpu", "gpuMemory"))
-WAIT, TIMEOUT, POLL = "spec.batching.maxWait", "spec.limits.requestTimeout", "spec.model.registry.pollInterval"
-SIZE = "spec.limits.maxRequestBytes"
-URI, TRACKING = "spec.model.uri", "spec.model.registry.trackingUri"
-IMAGE = "spec.transform.input.image"
-CLASSES = "spec.transform.output.classification"
-THREE = [0.5, 0.4, 0.3]
-
-CASES = [
-    *good("metadata.name", "a", "a" * 40, "3d-net", "a-1"),
-    *bad("metadata.name", "a" * 41, "", "A", "a_b", "-a", "a-", "a.b", "a\n"),
-    *good("spec.fleet", "vision", "a" * 40),
-    *bad("spec.fleet", "a" * 41, "", "Vision", "a.b", 3),
-    *good("spec.replicas", 1, 1000),
-    *bad("spec.replicas", 0, 1001, -1, "2", True, 1.5),
-    # model
-    *good(URI, "models:/m/3", "models:/m@champion", "models:/ResNet 50/Production", "models:/m/Staging",
-          "models:/m/Archived", "models:/m/latest", f"models:/m-{HEX}", f"runs:/{HEX}/model", f"runs:/{HEX}/a/b",
-          "s3://bucket/path", "gs://bucket/path", "az://box/path", "abfs://box/path", "abfss://box@account/path",
-          "file:///models/a", "/models/a", "models:/main.vision.resnet/12", "models:/модель/1",
-          "models:/a@b@champion", "/models/my model/.v1/", "s3://bucket/a/b/", "/a..b/..c",
-          "models:/a\u00a0b/1", "/a\u00adb", "s3://bucket/a\u3000", "gs://a_b.c/d", "az://$web/a", "/a%00", "file:///a%20b"),
-    *bad(URI, "", "models:/m", "models://m/3", "models:/m/three", "models:/m/production", "models:/m/3/x", "models:/m@",
-         "models:/m@a b", "models:/ m/3", "models:/m/12345678901", "s3://bucket/a//b", "s3://[/a",
-         "s3://bucket/../b", "s3://user:word@bucket/a", "s3://bucket/a?b", "/models/../a", "/models/a ", "/", "//a",
-         "models:/a:b/3", "runs:/abc/model", f"runs:/{HEX}", "s3://bucket", "s3:///path",
-         "file://models/a", "models/a", "./a", "http://a/b", "models:/m/3\n", "/a\nb", 3, "/" + "a" * 1024,
-         "models:/a\x85b/1", "/a\x9b", "s3://b\u2100/a", "s3://{bucket}/a", "file:///a%00", "file:///a/b%00c/d"),
-    case(URI, LEAVE_OUT, bad=True),
-    case("spec.model", LEAVE_OUT, bad=True),
-    *bad("spec.model", "models:/m/3", []),
-    *good("spec.model.registry", {}, {"pollInterval": "1m"}),
-    *good("spec.model.registry", {}, spec__model__uri=f"runs:/{HEX}/model"),
-    *bad("spec.model.registry", {}, {"pollInterval": "30s"}, spec__model__uri="s3://bucket/path"),
-    *bad("spec.model.registry", {}, spec__model__uri="/models/a"),
-    *good(TRACKING, "http://mlflow.ml:5000", "https://mlflow.example.com/base/path"),
-    *bad(TRACKING, "mlflow.ml:5000", "ftp://a", "http://user:word@a", "http://a?token=b", "http://", "sqlite:///a.db",
-         "http://a\vb", "http://a/\v", "http://a b", "http://a/\x00"),
-    *good(POLL, "1s", "30s", "24h", "1m30s", "1.5h", "24h0.0000000001s"),
-    *bad(POLL, "0s", "999ms", "24h1s", "30", 30, "", "-1s", "1d", "30 s", "PT30S"),
-    *good("spec.model.allowCodeExecution", True, False),
-    *bad("spec.model.allowCodeExecution", "yes", 1),
-    # resources
-    *good(CPU, "1", "0.5", "500m", "999", "0.0001", "1.5", 1, 999),
-    *bad(CPU, "0", 0, "0.0", "1000", 1000, "0.00001", "-1", "1k", "one", "", "0m", "1.", 0.5, True),
-    *good(MEMORY, "1M", "4Gi", "1.5Gi", "0.5Gi", "16384Mi", "4194304Ki", "9.99Ti", "1000000", 1_000_000),
-    *bad(MEMORY, "4", 4, "999999", 999_999, "0Gi", "4GB", "4gi", "4 Gi", "10Ti", "1e9", "-4Gi", "", 1.5),
-    *good(GPU, "0.33", "1", "2", "99", "250m", 1, 4, "0.50"),
-    *bad(GPU, "0", 0, "1.5", "1500m", "0.0", "100", 100, 0.33, "half", "-1", "0.00001"),
-    *good(GPU_MEMORY, "6Gi", 1 << 30, spec__resources__gpu="0.33"),
-    *bad(GPU_MEMORY, "6", spec__resources__gpu="0.33"),
-    *bad(GPU_MEMORY, "6Gi"),
-    # batching and limits
-    *good("spec.batching.maxBatchSize", 1, 4096),
-    *bad("spec.batching.maxBatchSize", 0, 4097, "32", 32.5),
-    *good(WAIT, "0s", "5ms", "1s", "0.5s", "1000ms", "1.0000000001s", "1000.0000001ms"),
-    *bad(WAIT, "1001ms", "1m", "5", 5, "5us", "999999999999h"),
-    *good("spec.limits.maxOngoingRequests", 1, 100_000),
-    *bad("spec.limits.maxOngoingRequests", 0, 100_001),
-    *good("spec.limits.maxQueuedRequests", 0, 100_000),
-    *bad("spec.limits.maxQueuedRequests", -1, 100_001),
-    *good(TIMEOUT, "1ms", "30s", "1h", "59m60s", "1h0.0000000009s"),
-    *bad(TIMEOUT, "0s", "0.5ms", "61m", "1h1ms", "forever"),
-    *good(SIZE, "1Ki", "16Mi", "1.5Mi", "0.5Mi", "1Gi", "1024Mi", "100M", "1024", 1024, 1 << 30, "1073741824"),
-    *bad(SIZE, "1023", 1023, "1025Mi", "2Gi", (1 << 30) + 1, "1073741825", "16MB", "0", 0, "", "1k", 1024.0),
-    # transform
-    *good(f"{IMAGE}.resize", [224, 224], [1, 8192]),
-    *bad(f"{IMAGE}.resize", [], [224], [1, 2, 3], 224),
-    *[case(f"{IMAGE}.resize", value, bad=f"{IMAGE}.resize[0]") for value in ([0, 1], [8193, 1], ["1", 1], [1.5, 1])],
-    case(IMAGE, {}, bad=f"{IMAGE}.resize"),
-    *good(f"{IMAGE}.mode", "RGB", "L", spec__transform__input__image__resize=[8, 8]),
-    *bad(f"{IMAGE}.mode", "rgb", "RGBA", spec__transform__input__image__resize=[8, 8]),
-    *good(f"{IMAGE}.layout", "NCHW", "NHWC", spec__transform__input__image__resize=[8, 8]),
-    *bad(f"{IMAGE}.layout", "CHW", spec__transform__input__image__resize=[8, 8]),
-    *good(f"{IMAGE}.scale", 1, 0.1, 1000, spec__transform__input__image__resize=[8, 8]),
-    *bad(f"{IMAGE}.scale", 0, -1, 1000.5, "1", spec__transform__input__image__resize=[8, 8]),
-    *good(IMAGE, {"resize": [8, 8], "mean": THREE, "std": THREE}, {"resize": [8, 8], "mean": [], "std": []},
-          {"resize": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]},
-          {"resize": [8, 8], "mode": "L", "mean": [0.5], "std": [0.5]}),
-    *[case(IMAGE, {"resize": [8, 8], **value}, bad=f"{IMAGE}.{field}") for field, value in (
-        ("std", {"mean": THREE}), ("std", {"std": THREE}), ("std", {"mean": THREE, "std": [1.0]}),
-        ("mean", {"mean": [0.5], "std": [0.5]}), ("mean", {"mode": "L", "mean": THREE, "std": THREE}),
-        ("mean", {"mean": [0.5, 0.5], "std": [0.5, 0.5]}),
-        ("std[1]", {"mean": THREE, "std": [1, 0, 1]}), ("std[0]", {"mean": THREE, "std": [-1, 1, 1]}),
-        ("mean[2]", {"mean": [0, 0, 1e7], "std": THREE}),
-        ("mean", {"mean": [0] * 4, "std": THREE}),
-    )],
-    *good(CLASSES, {}, {"labels": ["cat", "dog"]}, {"labelsFile": "labels.txt"},
-          {"labelsFile": "a/b.txt", "labels": []}),
-    *[case(CLASSES, {"labels": ["cat"], "labelsFile": "labels.txt"}, bad=f"{CLASSES}.labelsFile")],
-    *good(f"{CLASSES}.labels", [], ["a"], [str(number) for number in range(1000)], ["x" * 256], [" a "],
-          ["\u00a0", "猫"]),
-    *bad(f"{CLASSES}.labels", ["a", "a"], [str(number) for number in range(1001)], "a"),
-    *[case(f"{CLASSES}.labels", ["a", value], bad=f"{CLASSES}.labels[1]")
-      for value in ("", "  ", "x" * 257, "b\nc", "\v", "b\vc", "\t", "b\x1b[2J", 1)],
-    *good(f"{CLASSES}.labelsFile", "labels.txt", "a/b/c.txt", ".labels", "a..b"),
-    *bad(f"{CLASSES}.labelsFile", "", "/labels.txt", "../labels.txt", "a/../b", "a/..", ".", "a//b", "a/", "a\n",
-         "a/b "),
-    *good(f"{CLASSES}.activation", "Softmax", "Sigmoid", "None"),
-    *bad(f"{CLASSES}.activation", "softmax", "Tanh"),
-    *good(f"{CLASSES}.topK", 1, 1000),
-    *bad(f"{CLASSES}.topK", 0, 1001),
-    # what is no field
-    *bad("spec.autoscaling", {"minReplicas": 1}),
-    *bad("spec.model.registry.secretName", "a"),
-    *bad("spec.batching.maxBatchsize", 32),
-    *bad("spec.batching.max_batch_size", 32),
-    # fleets
-    *good("spec.routers.replicas", 2, 100, kind="ModelFleet"),
-    *bad("spec.routers.replicas", 1, 101, kind="ModelFleet"),
-    *good("spec.routers.cpu", "500m", 2, kind="ModelFleet"),
-    *bad("spec.routers.cpu", "0", kind="ModelFleet"),
-    *bad("metadata.name", "a" * 41, "Vision", kind="ModelFleet"),
-    *bad("spec.workers", [], kind="ModelFleet"),
-]  # fmt: skip
+def merged(first: Any, second: Any) -> Any:
+    """Both objects as one; where they contradict each other, the second."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        common = {key: merged(first[key], second[key]) for key in first.keys() & second.keys()}
+        return {**first, **second, **common}
+    return second

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from rayfleet_operator.api import forms, quantity
-from rayfleet_operator.api.types import Batching, Limits, Registry, Resources, Routers
+from rayfleet_operator.api.fleet import Routers
+from rayfleet_operator.api.types import Batching, Limits, Registry, Resources
 
 
 @pytest.mark.parametrize(

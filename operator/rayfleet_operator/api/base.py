@@ -10,19 +10,41 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+Item = TypeVar("Item")
+
 RULE = "rule"
 """Type of the errors made by `failure`."""
+UNKNOWN_FIELD = "unknown field"
+"""Message of the error for a field that there is not."""
 
 
 def failure(message: str, right: str = "") -> PydanticCustomError:
     """A validation error that says what is wrong and, in its context, what would be right."""
     return PydanticCustomError(RULE, "{message}", {"message": message, "right": right})
+
+
+def each_once(items: list[Item]) -> list[Item]:
+    """Refuse the second of two items that are equal, or have one name where they have names, as the API server does.
+
+    A validator for lists of type set, and of type map with the key `name`.
+    """
+    seen: set[Any] = set()
+    errors: list[InitErrorDetails] = []
+    for index, item in enumerate(items):
+        key = getattr(item, "name", item)
+        if key in seen:
+            kind = failure(f"{key!r} is there twice", "each one once")
+            errors.append(InitErrorDetails(type=kind, loc=(index,), input=key))
+        seen.add(key)
+    if errors:
+        raise ValidationError.from_exception_data("list", errors)
+    return items
 
 
 @dataclass(frozen=True)
@@ -43,7 +65,7 @@ class Rule:
         return frozenset(re.findall(r"\bself\.(\w+)", self.cel))
 
 
-def _add_rules(schema: dict[str, Any], api_type: type[BaseModel]) -> None:
+def add_rules(schema: dict[str, Any], api_type: type[BaseModel]) -> None:
     """Put the type's rules into its JSON schema."""
     if rules := getattr(api_type, "rules", ()):
         schema["x-kubernetes-validations"] = [
@@ -66,7 +88,7 @@ class ApiModel(BaseModel):
         strict=True,
         protected_namespaces=(),
         use_attribute_docstrings=True,
-        json_schema_extra=_add_rules,
+        json_schema_extra=add_rules,
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
@@ -108,7 +130,7 @@ class ApiModel(BaseModel):
         """One pydantic error, ready to be raised again; an unknown field gets the names it may have meant."""
         kind, loc, context = detail["type"], detail["loc"], detail.get("ctx", {})
         if kind == "extra_forbidden" and len(loc) == 1:
-            kind = failure("unknown field", cls.suggest(str(loc[0])))
+            kind = failure(UNKNOWN_FIELD, cls.suggest(str(loc[0])))
         elif kind == RULE:
             kind = failure(context["message"], context["right"])
         return InitErrorDetails(type=kind, loc=loc, input=detail["input"], ctx=context)

@@ -13,8 +13,10 @@ from typing import Any
 import click
 import yaml
 
+from rayfleet_operator.api.fleet import ModelFleet
 from rayfleet_operator.api.forms import WORDS
-from rayfleet_operator.api.types import GROUP, NAME, NAME_LENGTH, VERSION, ModelDeployment, ModelFleet
+from rayfleet_operator.api.patterns import KUBERAYS, NAME, NAME_LENGTH
+from rayfleet_operator.api.types import GROUP, KUBERAYS_NAME, NAMED, VERSION, ModelDeployment
 
 Json = dict[str, Any]
 
@@ -41,7 +43,12 @@ _KEPT = (
 VALUE = "Value:"
 """Goes before a form's words at the end of a description."""
 
-_EXTENSIONS = ("x-kubernetes-int-or-string", "x-kubernetes-list-type", "x-kubernetes-list-map-keys")
+_EXTENSIONS = (
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-preserve-unknown-fields",
+)
 _RULES = "x-kubernetes-validations"
 
 
@@ -64,14 +71,22 @@ class Resource:
     short_name: str
     columns: tuple[Column, ...]
     scale: bool = False
+    selectable: tuple[str, ...] = ()
+    """Fields by which the API server can select objects."""
 
     @property
     def file_name(self) -> str:
         return f"{GROUP}_{self.plural}.yaml"
 
 
-_READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status')
-_REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', wide=True)
+def _condition(name: str, kind: str, part: str, *, wide: bool = False) -> Column:
+    return Column(name, f'.status.conditions[?(@.type=="{kind}")].{part}', wide=wide)
+
+
+_READY = _condition("Ready", "Ready", "status")
+_PROGRESS = _condition("Progress", "Progressing", "reason")
+_DEGRADED = _condition("Degraded", "Degraded", "reason", wide=True)
+_REASON = _condition("Reason", "Ready", "reason", wide=True)
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 
 RESOURCES = (
@@ -81,15 +96,18 @@ RESOURCES = (
         short_name="md",
         columns=(
             _READY,
+            _PROGRESS,
             Column("Model", ".spec.model.uri"),
             Column("Version", ".status.versions[0].name"),
             Column("Replicas", ".spec.replicas", "integer"),
             _AGE,
             _REASON,
+            _DEGRADED,
             Column("Fleet", ".spec.fleet", wide=True),
             Column("URL", ".status.url", wide=True),
         ),
         scale=True,
+        selectable=(".spec.fleet",),
     ),
     Resource(
         ModelFleet,
@@ -97,9 +115,12 @@ RESOURCES = (
         short_name="mf",
         columns=(
             _READY,
+            _PROGRESS,
             Column("Models", ".status.models", "integer"),
             _AGE,
             _REASON,
+            _DEGRADED,
+            Column("Cluster", ".status.cluster", wide=True),
             Column("URL", ".status.url", wide=True),
         ),
     ),
@@ -137,6 +158,11 @@ def definition(resource: Resource) -> Json:
                         | ({"priority": 1} if column.wide else {})
                         for column in resource.columns
                     ],
+                    **(
+                        {"selectableFields": [{"jsonPath": path} for path in resource.selectable]}
+                        if resource.selectable
+                        else {}
+                    ),
                     "schema": {"openAPIV3Schema": root_schema(resource.api_type)},
                 }
             ],
@@ -157,19 +183,26 @@ def root_schema(api_type: type[ModelDeployment] | type[ModelFleet]) -> Json:
         "properties": {
             "apiVersion": {"description": "Version of the API that the object is written in.", "type": "string"},
             "kind": {"description": "Kind of the object.", "type": "string"},
-            "metadata": {"type": "object"},
+            # All that a schema may say here; it lets the rules below name the field.
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": spec,
             "status": status,
         },
-        # The API server lets a schema say little about metadata, so the name's bounds are rules at the root.
         "x-kubernetes-validations": [
             {
                 "rule": f"self.metadata.name.size() <= {NAME_LENGTH}",
-                "message": f"name: at most {NAME_LENGTH} characters",
+                "message": f"at most {NAME_LENGTH} characters",
+                "fieldPath": ".metadata.name",
             },
             {
                 "rule": f"self.metadata.name.matches('^{NAME}$')",
-                "message": "name: only lower-case letters, digits and inner hyphens",
+                "message": f"must be {NAMED}",
+                "fieldPath": ".metadata.name",
+            },
+            {
+                "rule": " && ".join(f"!self.metadata.name.endsWith('{end}')" for end in KUBERAYS),
+                "message": KUBERAYS_NAME,
+                "fieldPath": ".metadata.name",
             },
         ],
     }
@@ -179,9 +212,9 @@ def structural(node: Json, defs: Json, *, defaults: bool = True) -> Json:
     """A JSON schema node as a structural schema node; ValueError for what has no structural form."""
     node = _resolved(node, defs)
     result: Json = {key: node[key] for key in _KEPT if key in node}
-    if "description" in node:
+    if "description" in node or WORDS in node:
         words = [VALUE, node[WORDS]] if WORDS in node else []
-        result["description"] = " ".join([*node["description"].split(), *words])
+        result["description"] = " ".join([*node.get("description", "").split(), *words])
     if "const" in node:
         result["enum"] = [node["const"]]
     for key, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):

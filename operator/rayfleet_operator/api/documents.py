@@ -19,9 +19,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from rayfleet_operator.api import yamltree
+from rayfleet_operator.api.fleet import ModelFleet
 from rayfleet_operator.api.forms import shown
 from rayfleet_operator.api.problems import Problem, describe, dotted, position, printable
-from rayfleet_operator.api.types import API_VERSION, GROUP, ModelDeployment, ModelFleet
+from rayfleet_operator.api.types import API_VERSION, GROUP, ModelDeployment
 from rayfleet_operator.api.yamltree import Tree
 
 MAX_FILE_BYTES = 1 << 20

@@ -21,6 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from rayfleet_operator.api import quantity
 from rayfleet_operator.api.base import failure
+from rayfleet_operator.api.patterns import LABEL
 
 WORDS = "x-rayfleet-words"
 """JSON schema keyword: a form in words, for descriptions."""
@@ -106,6 +107,12 @@ def text(pattern: str, *, what: str, example: str, max_length: int) -> Form:
         cel=f"self.matches({_cel_text(f'^({pattern})$')})",
         check=lambda value: compiled.fullmatch(value) is not None,
     )
+
+
+def object_name(example: str) -> Form:
+    """The name of a Kubernetes object of another kind: an RFC 1123 subdomain."""
+    what = "the name of a Kubernetes object: lower-case letters, digits, inner hyphens and dots"
+    return text(rf"{LABEL}(\.{LABEL})*", what=what, example=example, max_length=253)
 
 
 def duration(low: str, high: str, *, example: str) -> Form:

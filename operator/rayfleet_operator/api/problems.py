@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from rayfleet_operator.api.base import RULE
 from rayfleet_operator.api.forms import shown
 from rayfleet_operator.api.yamltree import plain_type
@@ -56,6 +58,15 @@ def dotted(path: tuple[str | int, ...]) -> str:
     return "".join(steps).removeprefix(".")
 
 
+def described(error: ValidationError) -> str:
+    """Every problem, one a line."""
+    lines = []
+    for detail in error.errors(include_url=False):
+        message, right = describe(detail)
+        lines.append(f"{dotted(detail['loc'])}: {message}" + (f"; {right}" if right else ""))
+    return "\n".join(lines)
+
+
 def describe(detail: Any) -> tuple[str, str]:
     """What is wrong and what would be right, of one pydantic error (`ValidationError.errors()[i]`)."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
@@ -85,6 +96,10 @@ def describe(detail: Any) -> tuple[str, str]:
             return f"{shown(value)} is too small", f"more than {context['gt']}"
         case "less_than_equal":
             return f"{shown(value)} is too large", f"at most {context['le']}"
+        case "string_too_short":
+            return "empty", f"at least {context['min_length']} character"
+        case "string_too_long":
+            return f"{len(value)} characters are too many", f"at most {context['max_length']}"
         case "too_short":
             return f"too few: {context['actual_length']}", f"at least {context['min_length']}"
         case "too_long":

@@ -29,7 +29,8 @@ spec:
   model: {uri: models:/ResNet50@champion}
 ```
 
-- `metadata.name` has at most 40 lower-case letters, digits and inner hyphens.
+- `metadata.name` has at most 40 lower-case letters, digits and inner hyphens, a letter first. It does not end with
+  `-head-svc` or `-serve-svc`, as KubeRay's own Services do.
 - Durations are written as in Kubernetes: `30s`, `5ms`, `1m30s`.
 - Quantities are text or whole numbers: `4Gi`, `500m`, `"0.33"`, `1`. A fraction stands in quotes; the API server takes
   no bare `0.33`.
@@ -87,6 +88,8 @@ def _value(field: Json) -> str:
     """What may stand in a field, in words."""
     if "properties" in field:
         return "object"
+    if "additionalProperties" in field:
+        return f"map of up to {field['maxProperties']} {_plural(field['additionalProperties'])}"
     if "enum" in field:
         return _cell(", ".join(f"`{choice}`" for choice in field["enum"]))
     if field.get("type") == "array":
@@ -101,6 +104,8 @@ def _value(field: Json) -> str:
 def _plural(items: Json) -> str:
     if "properties" in items:
         return "objects"
+    if form := items.get("description", "").partition(f"{crd.VALUE} ")[2]:
+        return f"texts, each {form}"
     noun = "texts" if items["type"] == "string" else f"{items['type']}s"
     return noun + (f" of at most {items['maxLength']} characters" if "maxLength" in items else _range(items))
 
@@ -125,6 +130,8 @@ def _rules(path: str, schema: Json) -> Iterator[str]:
             yield f"- `{path}{rule['fieldPath']}`: {rule['message']}."
     for name, field in schema.get("properties", {}).items():
         yield from _rules(f"{path}.{name}", field)
+    if "items" in schema:
+        yield from _rules(f"{path}[]", schema["items"])
 
 
 def _cell(text: str) -> str:

@@ -58,10 +58,28 @@ class VersionStatus(StatusModel):
     """Serve application that runs it."""
     weight: Annotated[int, Field(ge=0, le=100)] = 0
     """Percent of the model's requests it gets."""
-    state: Literal["Starting", "Ready", "Draining", "Failed"] = "Starting"
-    """Starting until its replicas answer; Draining while its last requests end; Failed when it could not load."""
+    state: Literal["Starting", "Ready", "Unhealthy", "Draining", "Failed"] = "Starting"
+    """Starting until its replicas answer; Unhealthy when some no longer do; Draining while its last requests end;
+    Failed when it could not load."""
     message: Annotated[str, Field(max_length=4096)] = ""
     """Why it is in this state, for people."""
+
+
+class ResolvedModel(StatusModel):
+    """What the URI meant when the registry was asked last."""
+
+    uri: Annotated[str, Field(max_length=1024)]
+    """The spec's URI."""
+    tracking_uri: Annotated[str, Field(max_length=1024)] = ""
+    """The server that was asked; empty where none is."""
+    version: Annotated[str, Field(max_length=64)]
+    """What people call the version."""
+    model_id: Annotated[str, Field(max_length=128)]
+    """Immutable id of the model's bytes."""
+    artifact_uri: Annotated[str, Field(max_length=2048)]
+    """Where the bytes are."""
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the bytes, where it is known before they are downloaded."""
 
 
 class ModelDeploymentStatus(StatusModel):
@@ -73,6 +91,8 @@ class ModelDeploymentStatus(StatusModel):
     """Observations by type; Ready sums them up."""
     url: Annotated[str, Field(max_length=1024)] = ""
     """Where the model answers."""
+    resolved: ResolvedModel | None = None
+    """What the URI means. When the registry is out of reach, this still holds."""
     replicas: Annotated[int, Field(ge=0)] = 0
     """Replicas that run, over all versions."""
     versions: Annotated[
@@ -93,5 +113,9 @@ class ModelFleetStatus(StatusModel):
     """Observations by type; Ready sums them up."""
     url: Annotated[str, Field(max_length=1024)] = ""
     """Where the fleet's models answer."""
+    cluster: Annotated[str, Field(max_length=63)] = ""
+    """The RayCluster that requests go to."""
+    upgrade_cluster: Annotated[str, Field(max_length=63)] = ""
+    """The RayCluster that is to take over; empty when none is."""
     models: Annotated[int, Field(ge=0)] = 0
     """ModelDeployments that run on this fleet."""

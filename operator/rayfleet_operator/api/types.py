@@ -1,4 +1,4 @@
-"""ModelDeployment and ModelFleet, group `rayfleet.io`, version `v1alpha1`.
+"""ModelDeployment, group `rayfleet.io`, version `v1alpha1`, and what it has in common with ModelFleet.
 
 A field's docstring is its description in the CRD and in docs/api.md. A default that the API server writes into the
 object stands on the field; one that it must not write (so that rules can tell "given" from "left out") is a
@@ -13,54 +13,33 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rayfleet_operator.api import forms, quantity
 from rayfleet_operator.api.base import ApiModel, Rule, failure
-from rayfleet_operator.api.status import ModelDeploymentStatus, ModelFleetStatus
+from rayfleet_operator.api.patterns import CONTROL, KUBERAYS, LABEL, MODEL_URI, NAME, NAME_LENGTH
+from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.api.transform import Transform
 
-__all__ = ["API_VERSION", "GROUP", "VERSION", "ApiModel", "ModelDeployment", "ModelFleet"]
+__all__ = ["API_VERSION", "GROUP", "KUBERAYS_NAME", "NAMED", "VERSION", "ModelDeployment", "Transform"]
 
 GROUP = "rayfleet.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
-NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-"""RFC 1123 label."""
-NAME_LENGTH = 40
-"""Serve application, RayService and pod names are made of a name and a suffix, and must fit Kubernetes' 63."""
+NAMED = "a name of lower-case letters, digits and inner hyphens that begins with a letter"
+"""What `Name` is, in words."""
+
+KUBERAYS_NAME = f"names that end with {' or '.join(KUBERAYS)} are for KubeRay's own Services"
 
 
-CONTROL = r"\x00-\x1f\x7f-\x9f"
-"""Python and Go disagree on which of them \\s means, so no field takes any."""
+def _not_kuberays(name: str) -> str:
+    if name.endswith(KUBERAYS):
+        raise failure(KUBERAYS_NAME, "choose another name")
+    return name
 
 
-def _path(excluded: str = "") -> str:
-    """A relative path in which no part is empty, ".", "..", or begins or ends with a blank."""
-    never = rf"/{CONTROL}{excluded}"
-    part = rf"\.{{0,2}}[^. {never}]([^{never}]*[^ {never}])?"
-    return rf"{part}(/{part})*"
-
-
-MODEL_URI = "|".join(
-    (
-        r"models:/m-[0-9a-f]{32}",
-        rf"models:/[^/: {CONTROL}]([^/:{CONTROL}]*[^/: {CONTROL}])?"
-        r"(/([0-9]{1,10}|Production|Staging|Archived|latest)|@[\w-]{1,255})",
-        rf"runs:/[0-9a-f]{{32}}/{_path()}/?",
-        rf"(s3|gs|az|abfss?)://[\w.$@-]+/{_path('?#')}/?",
-        rf"file:///{_path('?#')}/?",
-        rf"/{_path()}/?",
-    )
-)
-"""Every form that the registry clients can read; whether the model is there is told when the URI is resolved."""
-
-Name = Annotated[
-    str,
-    forms.text(
-        NAME, what="a name of lower-case letters, digits and inner hyphens", example="vision-1", max_length=NAME_LENGTH
-    ),
-]
+Name = Annotated[str, forms.text(NAME, what=NAMED, example="vision-1", max_length=NAME_LENGTH)]
 Namespace = Annotated[
     str,
     forms.text(
-        NAME, what="a namespace of lower-case letters, digits and inner hyphens", example="vision", max_length=63
+        LABEL, what="a namespace of lower-case letters, digits and inner hyphens", example="vision", max_length=63
     ),
 ]
 Cpus = Annotated[str, forms.cpus()]
@@ -72,13 +51,27 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="allow", frozen=True, strict=True)
 
-    name: Name
+    name: Annotated[Name, AfterValidator(_not_kuberays)]
     namespace: Namespace = "default"
     generation: int = 1
 
 
 class Registry(ApiModel):
     """Where and how often a registry URI is looked up."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.caConfigMapName) || !has(self.trackingUri) || self.trackingUri.startsWith('https:')",
+            check=lambda registry: (
+                registry.ca_config_map_name is None
+                or registry.tracking_uri is None
+                or registry.tracking_uri.startswith("https:")
+            ),
+            message="caConfigMapName has no effect on a trackingUri without TLS",
+            right="leave caConfigMapName out, or use an https:// trackingUri",
+            field="caConfigMapName",
+        ),
+    )
 
     tracking_uri: Annotated[
         str | None,
@@ -89,10 +82,17 @@ class Registry(ApiModel):
             max_length=1024,
         ),
     ] = None
-    """Address of the MLflow server. Left out: the server named by MLFLOW_TRACKING_URI. Credentials come from the
-    environment, never from here."""
+    """Address of the MLflow server. Left out: the server named by MLFLOW_TRACKING_URI. Credentials never stand here:
+    with `rayfleet up` they come from the environment."""
     poll_interval: Annotated[str, forms.duration("1s", "24h", example="30s")] = "30s"
     """How often the registry is asked what the URI points at now."""
+    secret_name: Annotated[str | None, forms.object_name("mlflow-token")] = None
+    """On Kubernetes: a Secret in the same namespace with credentials under the names of MLflow's variables
+    (MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD) and of the artifact store's
+    (AWS_*, AZURE_*, GOOGLE_*). The operator shows them to this server only; all of the fleet's pods can read them."""
+    ca_config_map_name: Annotated[str | None, forms.object_name("mlflow-ca")] = None
+    """On Kubernetes: a ConfigMap in the same namespace whose `ca.crt` holds the certificates, as PEM, by which the
+    server is trusted. Left out: the public authorities."""
 
     @property
     def poll_interval_seconds(self) -> float:
@@ -216,122 +216,6 @@ class Limits(ApiModel):
         return quantity.parse_bytes(self.max_request_bytes)
 
 
-Side = Annotated[int, Field(ge=1, le=8192)]
-Shift = Annotated[float, Field(ge=-1_000_000, le=1_000_000, allow_inf_nan=False)]
-Spread = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
-
-
-class ImageTransform(ApiModel):
-    """How an uploaded image becomes the model's input: resize, then pixel * scale, then (x - mean) / std."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="(has(self.mean) ? size(self.mean) : 0) == (has(self.std) ? size(self.std) : 0)",
-            check=lambda image: len(image.mean) == len(image.std),
-            message="mean and std have different lengths",
-            right="give one number of each per channel, or leave both out",
-            field="std",
-        ),
-        Rule(
-            cel="!has(self.mean) || size(self.mean) == 0"
-            " || size(self.mean) == (has(self.mode) && self.mode == 'L' ? 1 : 3)",
-            check=lambda image: len(image.mean) in (0, 1 if image.mode == "L" else 3),
-            message="mean does not have one number per channel",
-            right="3 numbers for mode RGB, 1 for mode L",
-            field="mean",
-        ),
-    )
-
-    resize: Annotated[list[Side], Field(min_length=2, max_length=2)]
-    """Height and width in pixels, in this order."""
-    mode: Literal["RGB", "L"] = "RGB"
-    """Colour (RGB, 3 channels) or grey (L, 1 channel)."""
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    """Order of the model's axes: batch, channel, height, width."""
-    scale: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1 / 255
-    """Each pixel, 0 to 255, is multiplied by this first."""
-    mean: Annotated[list[Shift], Field(max_length=3)] = Field(default_factory=list)
-    """Subtracted from each channel after `scale`."""
-    std: Annotated[list[Spread], Field(max_length=3)] = Field(default_factory=list)
-    """Each channel is divided by this after `mean`; more than 0."""
-
-
-class InputTransform(ApiModel):
-    """What is done to a request of `/predict` before the model."""
-
-    image: ImageTransform | None = None
-    """Take an uploaded image as the model's one input."""
-
-
-Label = Annotated[
-    str,
-    forms.text(
-        rf"[^{CONTROL}]*[^ {CONTROL}][^{CONTROL}]*",
-        what="a label that is not blank, on one line",
-        example="tabby cat",
-        max_length=256,
-    ),
-]
-
-
-def _unique(labels: list[str]) -> list[str]:
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise failure(f"{twice!r} is there twice", "each label once")
-    return labels
-
-
-class ClassificationTransform(ApiModel):
-    """How a vector of scores becomes labels with a confidence."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="!has(self.labelsFile) || !has(self.labels) || size(self.labels) == 0",
-            check=lambda classes: classes.labels_file is None or not classes.labels,
-            message="labels and labelsFile exclude each other",
-            right="keep one of them",
-            field="labelsFile",
-        ),
-    )
-
-    labels: Annotated[
-        list[Label],
-        Field(max_length=1000, json_schema_extra={"x-kubernetes-list-type": "set"}),
-        AfterValidator(_unique),
-    ] = Field(default_factory=list)
-    """The classes' names in the order of the scores; no name twice. More than 1000: use `labelsFile`."""
-    labels_file: Annotated[
-        str | None,
-        forms.text(
-            _path(),
-            what="a relative path without . or .. parts",
-            example="labels.txt",
-            max_length=256,
-        ),
-    ] = None
-    """A text file inside the model's artifacts, one name a line."""
-    activation: Literal["Softmax", "Sigmoid", "None"] = "Softmax"
-    """How scores become confidences; None when they already are."""
-    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
-    """How many of the best labels are answered."""
-
-
-class OutputTransform(ApiModel):
-    """What is done to the model's output before the answer of `/predict`."""
-
-    classification: ClassificationTransform | None = None
-    """Answer with labels and confidences."""
-
-
-class Transform(ApiModel):
-    """Work on the CPU around the model, for `/predict` only."""
-
-    input: InputTransform = Field(default_factory=InputTransform)
-    """Before the model."""
-    output: OutputTransform = Field(default_factory=OutputTransform)
-    """After the model."""
-
-
 class ModelDeploymentSpec(ApiModel):
     """What a person asks for."""
 
@@ -360,36 +244,4 @@ class ModelDeployment(ApiModel):
     spec: ModelDeploymentSpec
     """What a person asks for."""
     status: ModelDeploymentStatus = Field(default_factory=ModelDeploymentStatus)
-    """What the operator saw last."""
-
-
-class Routers(ApiModel):
-    """The processes that take requests and send them on to models."""
-
-    replicas: Annotated[int, Field(ge=2, le=100)] = 2
-    """At least two, so that one can be lost."""
-    cpu: Cpus = "1"
-    """CPUs of each router."""
-
-    @property
-    def cpu_count(self) -> float:
-        return quantity.parse_count(self.cpu)
-
-
-class ModelFleetSpec(ApiModel):
-    """What a person asks for."""
-
-    routers: Routers = Routers()
-    """The processes that take requests and send them on to models."""
-
-
-class ModelFleet(ApiModel):
-    """What several models share."""
-
-    api_version: Literal["rayfleet.io/v1alpha1"] = "rayfleet.io/v1alpha1"
-    kind: Literal["ModelFleet"] = "ModelFleet"
-    metadata: Metadata
-    spec: ModelFleetSpec = ModelFleetSpec()
-    """What a person asks for."""
-    status: ModelFleetStatus = Field(default_factory=ModelFleetStatus)
     """What the operator saw last."""

@@ -185,7 +185,10 @@ def _scalar(loader: Any, node: yaml.Node, path: Path, tree: Tree) -> Any:
             return None
         if tag in _NUMBER_TAGS:
             try:
-                return loader.construct_object(node)
+                value = loader.construct_object(node)
+                # kubectl hands values on as JSON, where 2.0 and 2e0 are written 2.
+                whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**63
+                return int(value) if whole else value
             except (ValueError, OverflowError, KeyError, IndexError, yaml.YAMLError):
                 tree.faults.append(Fault(path, line, f"no valid {tag}", "put text in quotes"))
                 return None
