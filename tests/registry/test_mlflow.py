@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
+from registry import asking
 from registry.models import Logged, register
 
 from rayfleet_operator.api.types import Model
@@ -23,12 +24,12 @@ def model(uri: str) -> Model:
 
 
 async def resolve(resolver: Resolver, uri: str) -> ModelIdentity:
-    return await resolver.resolve(model(uri))
+    return await asking.resolve(resolver, model(uri))
 
 
 async def fail(resolver: Resolver, uri: str) -> RegistryError:
     with pytest.raises(RegistryError) as error:
-        await resolver.resolve(model(uri))
+        await asking.resolve(resolver, model(uri))
     return error.value
 
 

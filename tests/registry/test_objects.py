@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from mlflow_server import free_port
 from obstore.store import S3Store
+from registry.asking import resolve
 from registry.stand_in import http, stand_in
 
 from rayfleet_operator.api.types import Model
 from rayfleet_operator.registry.errors import RegistryError
 from rayfleet_operator.registry.resolver import Resolver
 from rayfleet_operator.registry.server import Bounds
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +78,13 @@ def bucket(s3_endpoint: str, aws: None, monkeypatch: pytest.MonkeyPatch) -> S3St
 
 async def fail(uri: str) -> RegistryError:
     with pytest.raises(RegistryError) as error:
-        await Resolver(bounds=Bounds(connect_s=1, total_s=3)).resolve(Model(uri=uri))
+        await resolve(Resolver(bounds=Bounds(connect_s=1, total_s=3)), Model(uri=uri))
     return error.value
 
 
 async def test_a_folder_is_its_listing(bucket: S3Store) -> None:
     resolver, model = Resolver(), Model(uri="s3://models/digits/v1")
-    before = await resolver.resolve(model)
+    before = await resolve(resolver, model)
     assert before.artifact_uri == "s3://models/digits/v1"
     assert before.model_id == f"sha256-{before.model_id[7:]}"
     assert len(before.model_id) == 71
@@ -87,15 +93,15 @@ async def test_a_folder_is_its_listing(bucket: S3Store) -> None:
 
     await bucket.put_async("digits/v10/MLmodel", b"the neighbour changed")
     await bucket.put_async("digits/v1/MLmodel", b"digits/v1/MLmodel")  # the same bytes
-    assert await resolver.resolve(model) == before
+    assert await resolve(resolver, model) == before
 
     seen = {before.model_id}
     await bucket.put_async("digits/v1/MLmodel", b"digits/v1/mlmodel")
-    seen.add((await resolver.resolve(model)).model_id)
+    seen.add((await resolve(resolver, model)).model_id)
     await bucket.put_async("digits/v1/new", b"")
-    seen.add((await resolver.resolve(model)).model_id)
+    seen.add((await resolve(resolver, model)).model_id)
     await bucket.delete_async("digits/v1/data/a b ü.pth")
-    seen.add((await resolver.resolve(model)).model_id)
+    seen.add((await resolve(resolver, model)).model_id)
     assert len(seen) == 4
 
 
@@ -120,6 +126,15 @@ async def test_a_store_that_refuses(aws: None, monkeypatch: pytest.MonkeyPatch) 
     assert error.reason == "NotAllowed"
     assert "403 SignatureDoesNotMatch" in error.message
     assert "s3cr3t" not in error.message
+
+
+async def test_without_the_package_it_is_said_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+    error = await fail("s3://models/digits/v1")
+    assert error.reason == "ClientMissing"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    bring = {name for name, packages in extras.items() if any(each.startswith("obstore==") for each in packages)}
+    assert set(re.findall(r"rayfleet\[(\w+)\]", error.message)) == bring == {"operator", "serving"}
 
 
 async def test_incomplete_credentials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from registry.asking import resolve
 from registry.stand_in import http, stand_in
 
 from rayfleet_operator.api.types import Model, Registry
+from rayfleet_operator.registry.addresses import usable
 from rayfleet_operator.registry.credentials import Credentials
 from rayfleet_operator.registry.errors import RegistryError
 from rayfleet_operator.registry.mlflow import MlflowRegistry
@@ -60,13 +62,13 @@ async def test_one_failure_touches_no_other(tmp_path: Path) -> None:
 
 
 async def test_a_failure_that_nobody_foresaw_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolve = MlflowRegistry.resolve
+    usual = MlflowRegistry.resolve
 
     async def fail(self: MlflowRegistry, uri: RegistryUri) -> ModelIdentity:
         """Stand-in for a mistake in rayfleet."""
         if uri == VersionUri("net", 2):
             raise KeyError("net")
-        return await resolve(self, uri)
+        return await usual(self, uri)
 
     monkeypatch.setattr(MlflowRegistry, "resolve", fail)
     async with stand_in(answer) as server:
@@ -147,10 +149,44 @@ async def test_nothing_to_resolve() -> None:
 )
 async def test_tracking_uris_that_cannot_be_asked(uri: str | None, reason: str, says: str) -> None:
     with pytest.raises(RegistryError) as error:
-        await Resolver(default_tracking_uri=uri).resolve(Model(uri="models:/net/1"))
+        await resolve(Resolver(default_tracking_uri=uri), Model(uri="models:/net/1"))
     assert error.value.reason == reason
     assert says in error.value.message
     assert "s3cr3t" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "169.254.0.1:5000",
+        "2852039166",
+        "0xa9fea9fe",
+        "169.254.43518",
+        "169。254。169。254",
+        "[fe80::1]",
+        "[fe80::1%25eth0]:5000",
+        "[febf::1]",
+        "[::ffff:169.254.169.254]",
+    ],
+)
+async def test_a_link_local_address_is_not_asked(host: str) -> None:
+    """By default, nor where a model names it."""
+    resolver = Resolver(default_tracking_uri=f"http://{host}/latest")
+    named = Model(uri="models:/net/1", registry=Registry.model_construct(tracking_uri=f"http://{host}/latest"))
+    outcomes = await resolver.resolve_all({"default": Model(uri="models:/net/1"), "named": named})
+    for outcome in outcomes.values():
+        assert reason(outcome) == "InvalidUri"
+        assert f"'http://{host}/latest' is a link-local address" in str(outcome)
+    assert "MLFLOW_TRACKING_URI" in str(outcomes["default"])
+    assert "spec.model.registry.trackingUri" in str(outcomes["named"])
+
+
+@pytest.mark.parametrize(
+    "host", ["mlflow", "169.254.169.254.nip.io", "10.0.0.1", "[fd00::1]", "[::1]", "a9fea9fe", "é"]
+)
+def test_every_other_host_may_be_named(host: str) -> None:
+    assert usable(f"http://{host}:5000", "here") == f"http://{host}:5000"
 
 
 def test_the_tracking_uri_that_holds() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,15 +19,18 @@ class Credentials:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    origin: str = ""
+    """Where they stand, for messages, as "the Secret 'mlflow'"; empty for the environment."""
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Credentials:
+    def from_environment(cls, environ: Mapping[str, str], *, origin: str = "") -> Credentials:
         """Reads MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN."""
         token = environ.get("MLFLOW_TRACKING_TOKEN", "").strip()  # a mounted secret often ends in a newline
         return cls(
             username=environ.get("MLFLOW_TRACKING_USERNAME") or None,
             password=environ.get("MLFLOW_TRACKING_PASSWORD") or None,
             token=token or None,
+            origin=origin,
         )
 
     def headers(self) -> dict[str, str]:
@@ -47,9 +52,10 @@ class Credentials:
 
     def __str__(self) -> str:
         """Who asks, fit for a message: a user's name, never a secret."""
+        of = f" of {self.origin}" if self.origin else ""
         if self.username is not None and self.password is not None:
-            return f"the user {self.username!r}"
-        return "the token in MLFLOW_TRACKING_TOKEN" if self.token is not None else "no credentials"
+            return f"the user {self.username!r}{of}"
+        return f"the token in MLFLOW_TRACKING_TOKEN{of}" if self.token is not None else "no credentials"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ class Tls:
     """Accept any certificate."""
     server_cert_path: str | None = None
     """PEM file of the authority to trust instead of the public ones."""
+    server_cert_pem: str | None = None
+    """The same as text; it wins."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Tls:
@@ -69,18 +77,49 @@ class Tls:
             server_cert_path=environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None,
         )
 
+    def stamp(self) -> tuple[Tls, int]:
+        """Another one means another `context`: a mounted file can be replaced while the process runs."""
+        try:
+            return self, os.stat(self.server_cert_path).st_mtime_ns if self.server_cert_path else 0
+        except OSError:
+            return self, 0
+
     def context(self) -> ssl.SSLContext:
         """
         Raises:
-            OSError: `server_cert_path` cannot be read or holds no certificate.
+            OSError: `server_cert_path` or `server_cert_pem` cannot be read or holds no certificate.
         """
-        if self.server_cert_path is not None and not self.insecure:
+        if self.insecure:
+            return httpx.create_ssl_context(verify=False)
+        if self.server_cert_pem is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cadata=_certificates(self.server_cert_pem))
+            return context
+        if self.server_cert_path is not None:
             return ssl.create_default_context(cafile=self.server_cert_path)
-        return httpx.create_ssl_context(verify=not self.insecure)
+        return httpx.create_ssl_context()
+
+    def __str__(self) -> str:
+        """Where the certificates stand, for messages."""
+        if self.server_cert_pem is not None:
+            return "ca.crt of the ConfigMap that spec.model.registry.caConfigMapName names"
+        return f"MLFLOW_TRACKING_SERVER_CERT_PATH {self.server_cert_path!r}"
 
 
-def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port of a URL: what credentials belong to."""
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----")
+
+
+def _certificates(pem: str) -> str:
+    """The certificates in the text: people write names and comments between them, in any alphabet."""
+    found = _CERTIFICATE.findall(pem)
+    if not found:
+        raise OSError("there is no -----BEGIN CERTIFICATE----- in it")
+    return "\n".join(found) + "\n"
+
+
+def address(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and path of a URL: what credentials belong to. Two paths of one host can be two people's
+    servers, where an Ingress shares the host."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
-    return parts.scheme.lower(), (parts.hostname or "").lower(), port
+    return parts.scheme.lower(), (parts.hostname or "").lower(), port, parts.path.rstrip("/")

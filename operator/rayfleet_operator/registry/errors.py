@@ -90,10 +90,22 @@ class NotAllowed(RegistryError):
     reason = "NotAllowed"
 
 
+class CredentialsMissing(RegistryError):
+    """A Secret or ConfigMap that the model names is not there, or holds nothing that can be used."""
+
+    reason = "CredentialsMissing"
+
+
 class RegistryUnreachable(RegistryError):
     """No useful answer in time: refused, unknown host, silence, an error of the server, or some other server."""
 
     reason = "RegistryUnreachable"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds for which the server asks to be left alone; 0 if it does not say how many; None if it asks for
+        nothing."""
 
 
 class ClientMissing(RegistryError):

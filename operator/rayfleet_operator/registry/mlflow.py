@@ -50,6 +50,7 @@ from rayfleet_operator.registry.errors import (
     VersionNotFound,
     VersionNotReady,
 )
+from rayfleet_operator.registry.known import KnownVersions
 from rayfleet_operator.registry.server import NoSuchEndpoint, Rejection, TrackingServer
 from rayfleet_operator.registry.uri import (
     LOGGED_MODEL_ID,
@@ -75,8 +76,13 @@ _OFFERS = 5
 class MlflowRegistry:
     """Resolves URIs against one server."""
 
-    def __init__(self, server: TrackingServer) -> None:
+    def __init__(self, server: TrackingServer, known: KnownVersions | None = None) -> None:
+        """
+        Args:
+            known: of this very server; kept by who asks it again.
+        """
         self._server = server
+        self._known = known or KnownVersions()
 
     async def resolve(self, uri: RegistryUri) -> ModelIdentity:
         """The version that the URI means now.
@@ -174,17 +180,22 @@ class MlflowRegistry:
                 f"Version {version.version} of {version.name!r} at MLflow {server.uri} is {version.status}, not READY"
                 f"{f': {version.status_message}' if version.status_message else ''}."
             )
+        known = self._known.get(version)
+        if known is not None:
+            return known
         where: dict[str, str | int] = {"name": version.name, "version": version.version}
         location = (await server.get("model-versions/get-download-uri", where, Location)).artifact_uri
         # Registered through the REST API, a run's path stays as it was written.
         if location.startswith("runs:/"):
             run_id, _, path = location.removeprefix("runs:/").partition("/")
-            identity = await self._run(run_id, path)
+            identity = await self._run(run_id, path)  # which can be written again, so it is not kept
             return identity.model_copy(update={"version": str(version.version)})
         key = await self._logged_model_behind(version.source, location) or _key(
             "version", server.uri, version.name, version.version, version.source, version.creation_timestamp
         )
-        return ModelIdentity(version=str(version.version), model_id=key, artifact_uri=_plain(location))
+        identity = ModelIdentity(version=str(version.version), model_id=key, artifact_uri=_plain(location))
+        self._known.put(version, identity)
+        return identity
 
     async def _logged_model_behind(self, source: str, location: str) -> str | None:
         """The id of the logged model that a version points to, where the server vouches for it."""

@@ -53,7 +53,8 @@ async def resolve(uri: ObjectUri, environ: Mapping[str, str], bounds: Bounds) ->
         from obstore.exceptions import BaseError
     except ImportError:
         raise ClientMissing(
-            f"{uri.url} needs the package obstore. Install it with: pip install 'rayfleet[serving]'."
+            f"{uri.url} needs the package obstore. Install it with: pip install 'rayfleet[operator]' for the operator, "
+            f"or 'rayfleet[serving]' for a machine that serves."
         ) from None
     try:
         async with asyncio.timeout(bounds.total_s):

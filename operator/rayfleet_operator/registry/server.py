@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from rayfleet_operator.registry.credentials import Credentials, Tls
+from rayfleet_operator.registry.credentials import Credentials
 from rayfleet_operator.registry.errors import NotAllowed, RegistryUnreachable
 
 API = "/api/2.0/mlflow/"
 FIELD = "spec.model.registry.trackingUri"
 """Where people name the server; errors point to it."""
+
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+"""An error_code, as RESOURCE_DOES_NOT_EXIST."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -39,7 +44,7 @@ class Bounds:
     pause_s: float = 0.2
     """Before the one retry."""
     body_bytes: int = 4 * 1024 * 1024
-    """Of one answer, decompressed. Real answers are a few kilobytes."""
+    """Of one answer, as it comes: none is unpacked. Real answers are a few kilobytes."""
 
 
 class Rejection(Exception):  # noqa: N818 - an answer, and an error only where the asker did not expect it
@@ -57,10 +62,10 @@ class NoSuchEndpoint(RegistryUnreachable):
 
 
 class TrackingServer:
-    """Asks one MLflow server. Lives inside `connect`."""
+    """Asks one MLflow server, over connections that are not its own to close."""
 
     def __init__(self, client: httpx.AsyncClient, uri: str, credentials: Credentials, bounds: Bounds) -> None:
-        self.uri = uri
+        self.uri = uri.rstrip("/")
         """The tracking URI without a slash at the end; free of credentials, so fit for messages."""
         self.bounds = bounds
         self._client = client
@@ -94,12 +99,14 @@ class TrackingServer:
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """One request, and one more if the first met no working server."""
+        """One request, and one more if the first met no working server, unless that asks to be left alone."""
         try:
             return await self._exchange_once(method, path, params, body)
         except NoSuchEndpoint:
             raise
-        except RegistryUnreachable:
+        except RegistryUnreachable as error:
+            if error.retry_after_s is not None:
+                raise
             await asyncio.sleep(self.bounds.pause_s)
         return await self._exchange_once(method, path, params, body)
 
@@ -107,7 +114,8 @@ class TrackingServer:
         self, method: str, path: str, params: Mapping[str, str | int] | None, body: Mapping[str, Any] | None
     ) -> bytes:
         try:
-            headers = self._credentials.headers()
+            # What is not packed cannot become a thousand times as large.
+            headers = {"accept-encoding": "identity", **self._credentials.headers()}
         except ValueError:
             raise NotAllowed(
                 f"The credentials for MLflow at {self.uri} ({self._credentials}) cannot be sent: "
@@ -125,8 +133,16 @@ class TrackingServer:
         raise self._failure(response, content)
 
     async def _read(self, response: httpx.Response) -> bytes:
+        packed = response.headers.get("content-encoding", "identity").strip().lower()
+        if packed not in ("", "identity"):
+            raise RegistryUnreachable(
+                f"MLflow at {self.uri}, or a proxy in front of it, packs its answers (content-encoding "
+                f"{packed[:32]!r}, status {response.status_code}) although it was asked not to. They are not unpacked, "
+                f"because nobody knows how large they become. Switch compression off there, or put an address "
+                f"without that proxy in {FIELD}."
+            )
         content = bytearray()
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_raw():
             content += chunk
             if len(content) > self.bounds.body_bytes:
                 raise self._stranger(f"an answer of more than {self.bounds.body_bytes} bytes")
@@ -166,7 +182,8 @@ class TrackingServer:
                 )
             case _ if status >= 500 or status == 429:
                 return RegistryUnreachable(
-                    f"MLflow at {self.uri} answered {status}{f': {message}' if message else ''}. See the server's log."
+                    f"MLflow at {self.uri} answered {status}{f': {message}' if message else ''}. See the server's log.",
+                    _retry_after_s(response),
                 )
             case _ if code:
                 return Rejection(code, message)
@@ -180,8 +197,9 @@ class TrackingServer:
             return f"MLflow at {self.uri} refuses {self._credentials}: wrong or expired."
         return (
             f"MLflow at {self.uri} asks for credentials and got none. Set MLFLOW_TRACKING_USERNAME and "
-            f"MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. They are sent only to the server of "
-            f"MLFLOW_TRACKING_URI, where that is set."
+            f"MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN: in the environment, from where they are sent only "
+            f"to MLFLOW_TRACKING_URI where that is set, path included, and for no model with a caConfigMapName; or on "
+            f"Kubernetes in the Secret that spec.model.registry.secretName names."
         )
 
     def _broken(self, error: Exception) -> RegistryUnreachable:
@@ -193,7 +211,8 @@ class TrackingServer:
         if certificate := next((c for c in causes if isinstance(c, ssl.SSLError)), None):
             return RegistryUnreachable(
                 f"No secure connection to MLflow at {self.uri}: {certificate.reason or certificate}. Trust its "
-                f"certificate's authority with MLFLOW_TRACKING_SERVER_CERT_PATH, or check that the server speaks TLS."
+                f"certificate's authority with MLFLOW_TRACKING_SERVER_CERT_PATH, or on Kubernetes with "
+                f"spec.model.registry.caConfigMapName, or check that the server speaks TLS."
             )
         if any(isinstance(cause, socket.gaierror) for cause in causes):
             return RegistryUnreachable(f"The host of {self.uri} is unknown to the name service. {check}")
@@ -222,32 +241,9 @@ class TrackingServer:
         )
 
 
-@asynccontextmanager
-async def connect(
-    uri: str, *, credentials: Credentials, tls: Tls, bounds: Bounds, connections: int = 8
-) -> AsyncIterator[TrackingServer]:
-    """A server to ask, over connections that are closed at the end. Follows no redirects.
-
-    Raises:
-        NotAllowed: the certificate file of `tls` cannot be used.
-    """
-    try:
-        verify = tls.context()
-    except OSError as error:
-        raise NotAllowed(
-            f"MLFLOW_TRACKING_SERVER_CERT_PATH {tls.server_cert_path!r} is not a readable PEM file: {error}."
-        ) from error
-    async with httpx.AsyncClient(
-        verify=verify,
-        timeout=httpx.Timeout(bounds.total_s, connect=bounds.connect_s),
-        limits=httpx.Limits(max_connections=connections),
-        follow_redirects=False,
-    ) as client:
-        yield TrackingServer(client, uri.rstrip("/"), credentials, bounds)
-
-
 def _error_body(content: bytes) -> tuple[str, str]:
-    """MLflow's error_code and message, the latter shortened; empty when the body is no error of MLflow's."""
+    """MLflow's error_code and message, the latter shortened; both empty when the body is no error of MLflow's. Whoever
+    names a server must not read through the message what others answer that only the operator reaches."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
@@ -255,7 +251,22 @@ def _error_body(content: bytes) -> tuple[str, str]:
     if not isinstance(body, dict):
         return "", ""
     code, message = body.get("error_code"), body.get("message")
-    return (code if isinstance(code, str) else ""), (message[:300] if isinstance(message, str) else "")
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
+        return "", ""
+    return code, (message[:300] if isinstance(message, str) else "")
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """The answer's Retry-After, a number of seconds or a date; as `RegistryUnreachable` has it."""
+    text = response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 0.0 if response.status_code == httpx.codes.TOO_MANY_REQUESTS else None
+    # A date without a zone is in UTC, as every date of HTTP.
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
