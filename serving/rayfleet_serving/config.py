@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +35,20 @@ TIMEOUT_HEADER = "x-rayfleet-timeout-seconds"
 
 Not Serve's own header, `x-request-timeout-seconds`: where Serve handles the request, it answers 408 to that itself,
 without saying why."""
+
+CREDENTIALS_DIR_VARIABLE = "RAYFLEET_CREDENTIALS_DIR"
+"""Names the folder where a replica finds its model's credentials, one file for each; where it is not set, as with
+`rayfleet up`, they are in the environment."""
+CREDENTIAL = re.compile(r"(?!MLFLOW_TRACKING_URI$)(MLFLOW|AWS|AZURE|GOOGLE|S3)_[A-Z0-9_]+")
+"""Variables that a model's Secret may set, whole names. Any other would decide about more than where its bytes come
+from; the server's address is the ModelDeployment's to say."""
+CA_FILE = "ca.crt"
+"""The certificates, as PEM, by which the model's MLflow server is trusted."""
+
+
+def credential_file(model: str, key: str) -> str:
+    """The file of one credential of a model: `key` is a variable or `CA_FILE`. Names of models hold no dots."""
+    return f"{model}.{key}"
 
 
 class Contract(BaseModel):
@@ -62,11 +77,14 @@ class ModelArgs(Contract):
     """The ModelDeployment's name."""
     identity: ModelIdentity
     tracking_uri: str | None = None
-    """MLflow server for mlflow-artifacts: URIs. Credentials come from the environment, never from here."""
+    """MLflow server for mlflow-artifacts: URIs. Credentials never stand here."""
     allow_code_execution: bool = False
     """Whether the artifact may run code of its own when loaded: pickle, code_paths, models-from-code."""
     gpu_memory_bytes: int | None = None
     """Hard cap of GPU memory per replica, in bytes; None without a GPU."""
+    credentials: bool = False
+    """Whether the model has credentials of its own, to be waited for before a download where pods get them as files.
+    What they are is not in here: new ones must not restart anything."""
 
 
 class Batching(Contract):

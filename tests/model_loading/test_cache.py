@@ -18,6 +18,7 @@ import mlflow.sklearn
 import pytest
 from mlflow_server import MlflowServer, free_port, mlflow_server
 from moto.server import ThreadedMotoServer
+from relay import Relay
 from sklearn.linear_model import LinearRegression
 
 from rayfleet_serving.config import ModelIdentity
@@ -299,22 +300,19 @@ def test_four_processes_download_once(server: MlflowServer, logged: list[ModelId
 
 
 @pytest.mark.timeout(240)  # MLflow's own defaults take longer to give up
-def test_registry_down(
-    server: MlflowServer, logged: list[ModelIdentity], cache: ModelCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_registry_down(server: MlflowServer, logged: list[ModelIdentity], cache: ModelCache) -> None:
     """What is cached is used; what is not is refused in seconds."""
     first, second = logged
-    path = cache.fetch(first, server.uri)
-    server.stop()
-    try:
-        assert cache.fetch(first, server.uri) == path
-        with pytest.raises(LoadError, match=server.uri) as refused:
-            cache.fetch(second, server.uri)
+    with Relay(server.port) as relay:
+        path = cache.fetch(first, relay.uri)
+        relay.shut()
+        assert cache.fetch(first, relay.uri) == path
+        with pytest.raises(LoadError, match=relay.uri) as refused:
+            cache.fetch(second, relay.uri)
         assert refused.value.reason == "DownloadFailed"
-        assert left_behind(cache) == [cache_key(first, server.uri)]
-    finally:
-        server.start()
-    assert cache.fetch(second, server.uri).is_dir()
+        assert left_behind(cache) == [cache_key(first, relay.uri)]
+        relay.open()
+        assert cache.fetch(second, relay.uri).is_dir()
 
 
 def test_object_store(source: Path, cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:

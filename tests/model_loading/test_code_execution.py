@@ -250,17 +250,31 @@ def test_payload_is_not_run(build: Any, tmp_path: Path, saved: Any) -> None:
 LIVE = [pytorch_pickle, pytorch_pt2_expression, sklearn_pickle, pyfunc_pickle, models_from_code]
 
 
+LOAD_EACH = """
+import contextlib, pathlib, sys
+from rayfleet_serving.model.flavors import load
+for path in sys.argv[1:]:
+    with contextlib.suppress(Exception):
+        load(pathlib.Path(path), allow_code_execution=True, gpu_memory_bytes=None)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory, saved: Any) -> Path:
+    """A folder for each of the artifacts below, which another process has loaded."""
+    root = tmp_path_factory.mktemp("live")
+    for build in LIVE:
+        (root / build.__name__).mkdir()
+        build(root / build.__name__ / "model", root / build.__name__ / TRACE, saved)
+    paths = [str(root / build.__name__ / "model") for build in LIVE]
+    subprocess.run([sys.executable, "-c", LOAD_EACH, *paths], capture_output=True, cwd=root)
+    return root
+
+
 @pytest.mark.parametrize("build", LIVE, ids=lambda build: build.__name__)
-def test_payload_is_live(build: Any, tmp_path: Path, saved: Any) -> None:
+def test_payload_is_live(build: Any, loaded: Path) -> None:
     """The same artifacts do run when code execution is allowed: the test above proves something."""
-    trace = tmp_path / TRACE
-    build(tmp_path / "model", trace, saved)
-    program = (
-        "import sys, pathlib; from rayfleet_serving.model.flavors import load\n"
-        "load(pathlib.Path(sys.argv[1]), allow_code_execution=True, gpu_memory_bytes=None)"
-    )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "model")], capture_output=True, cwd=tmp_path)
-    assert trace.exists()
+    assert (loaded / build.__name__ / TRACE).exists()
 
 
 def test_path_out_of_the_model_is_refused(tmp_path: Path, saved: Any) -> None:

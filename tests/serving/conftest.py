@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import cloudpickle
 import httpx
@@ -138,7 +140,7 @@ def deployment(name: str, folder: Path, **spec: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     root = tmp_path_factory.mktemp("zoo")
     by_name = {case.build.__name__: case for case in CASES}
@@ -197,7 +199,15 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
         yield Zoo(up, cases, folders, gate)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(zoo: Zoo) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=zoo.url, timeout=60, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture(scope="package", autouse=True)
+def bodiless(zoo: Zoo) -> Iterator[socket.socket]:
+    """A request without its body: the answer takes 15 s, in which other tests run."""
+    with socket.create_connection(("127.0.0.1", urlsplit(zoo.url).port), timeout=60) as connection:
+        connection.sendall(b"POST /v2/models/picky/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n[")
+        yield connection

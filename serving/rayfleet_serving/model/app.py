@@ -20,6 +20,7 @@ from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.metrics import ModelMetrics
 from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.cache import ModelCache
+from rayfleet_serving.model.credentials import OwnCredentials
 from rayfleet_serving.model.errors import describe
 from rayfleet_serving.model.execution import Execution
 from rayfleet_serving.model.flavors import LoadedModel, load, run_example, warmup_inputs
@@ -134,7 +135,9 @@ class Model:
 
 
 def _load(args: ModelArgs) -> tuple[Path, LoadedModel]:
-    path = ModelCache().fetch(args.identity, args.tracking_uri)
+    own = OwnCredentials.of(args)
+    own.take()  # code that the model brings may read them too, wherever its bytes come from
+    path = ModelCache().fetch(args.identity, args.tracking_uri, own.require)
     model = load(path, allow_code_execution=args.allow_code_execution, gpu_memory_bytes=args.gpu_memory_bytes)
     return path, model
 

@@ -24,7 +24,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,8 +63,12 @@ class ModelCache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
 
-    def fetch(self, identity: ModelIdentity, tracking_uri: str | None) -> Path:
+    def fetch(
+        self, identity: ModelIdentity, tracking_uri: str | None, before_download: Callable[[], None] = lambda: None
+    ) -> Path:
         """The folder with the version's artifacts, downloaded if need be. A verified entry needs no network.
+
+        Whoever downloads calls `before_download` first; what that raises is raised.
 
         An entry whose bytes changed since they were downloaded is downloaded again, and replaced once that is verified.
         Several processes asking at once download once; the others wait.
@@ -85,6 +89,7 @@ class ModelCache:
                     self._remove_leftovers()
                     for leftover in (self._partial(key), self._replaced(key)):
                         shutil.rmtree(leftover, ignore_errors=True)
+                    before_download()
                     self._download(key, identity, tracking_uri)
         except OSError as e:
             if e.errno in DISK_FULL:

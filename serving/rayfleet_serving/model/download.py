@@ -192,9 +192,9 @@ def _mlflow_repository(artifact_uri: str, tracking_uri: str | None) -> Iterator[
 def _trusted(artifact_uri: str, server: str) -> bool:
     """Whether the server that holds the artifacts may see the credentials of the environment.
 
-    They belong to the server of MLFLOW_TRACKING_URI; without one, to any tracking server. This is the operator's rule
-    as well: a tracking URI comes from whoever writes a ModelDeployment. The host an artifact URI may name, which
-    MLflow's client prefers to the tracking server's, comes from the registry.
+    They belong to the server of MLFLOW_TRACKING_URI; without one, to any tracking server: a tracking URI comes from
+    whoever writes a ModelDeployment. The host an artifact URI may name, which MLflow's client prefers to the tracking
+    server's, comes from the registry. The operator, whose credentials are nobody's of the fleet, goes by the path too.
     """
     owner = os.environ.get("MLFLOW_TRACKING_URI") or server
     host = urlsplit(artifact_uri).netloc

@@ -9,6 +9,7 @@ LoadReason = Literal[
     "CodeExecutionNotAllowed",
     "CorruptModel",
     "UnsupportedFlavor",
+    "CredentialsMissing",
     "DownloadFailed",
     "DigestMismatch",
     "ModelIdMismatch",

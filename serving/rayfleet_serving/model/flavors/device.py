@@ -21,6 +21,8 @@ def torch_device(gpu_memory_bytes: int | None) -> torch.device:
     wanted = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE")
     device = torch.device(wanted) if wanted else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and gpu_memory_bytes is not None:
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total), device)
+        # It takes no device without an index.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total), index)
     return device

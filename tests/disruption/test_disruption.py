@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -25,7 +25,10 @@ from closed_loop import closed_loop, until
 from mlflow.models import infer_signature
 from mlflow_server import MlflowServer, mlflow_server
 from rayfleet_up import RayfleetUp
+from relay import Relay
 from sklearn.linear_model import LinearRegression
+
+pytestmark = pytest.mark.timeout(600)
 
 LOAD_S = float(os.environ.get("RAYFLEET_LOAD_S", "8"))
 ROWS = np.arange(8.0).reshape(4, 2)
@@ -36,6 +39,13 @@ BODY = {"instances": [[1.0, 2.0]]}
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     with mlflow_server(tmp_path_factory) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def door(registry: MlflowServer) -> Iterator[Relay]:
+    """Where `rayfleet up` finds the registry."""
+    with Relay(registry.port) as relay:
+        yield relay
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +63,44 @@ def versions(registry: MlflowServer) -> mlflow.MlflowClient:
     return client
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What callers saw while the registry was down and nothing had been resolved yet."""
+
+    answer: httpx.Response
+    ready: list[object]
+    """What the server's and the model's readiness endpoints answered."""
+
+
 @pytest.fixture(scope="module")
-def up(
-    registry: MlflowServer, versions: mlflow.MlflowClient, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RayfleetUp]:
+def started(
+    door: Relay, versions: mlflow.MlflowClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RayfleetUp, Waiting]]:
+    """Started while the registry was down, which came up then; version 1 is live."""
     folder = tmp_path_factory.mktemp("disruption")
     (folder / "models").mkdir()
-    (folder / "models" / "line.yaml").write_text(yaml.safe_dump(deployment(registry, "line@champion", replicas=2)))
+    (folder / "models" / "line.yaml").write_text(yaml.safe_dump(deployment(door, "line@champion", replicas=2)))
+    door.shut()
     with RayfleetUp([folder / "models"], folder=folder / "up") as up:
+        up.wait("the table says so", lambda: "RegistryUnreachable" in str(up.model("line")))
+        up.wait("the routers know its name", lambda: predict(up).status_code == 503)
+        paths = ("/v2/health/ready", "/v2/models/line/ready")
+        waiting = Waiting(predict(up), [httpx.get(up.url + path, timeout=60, trust_env=False).json() for path in paths])
+        door.open()
         up.wait_ready("line")
-        yield up
+        yield up, waiting
 
 
-def deployment(registry: MlflowServer, version: str, **spec: Any) -> dict[str, Any]:
+@pytest.fixture
+def up(started: tuple[RayfleetUp, Waiting]) -> RayfleetUp:
+    return started[0]
+
+
+def deployment(registry: Relay, version: str, name: str = "line", **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "rayfleet.io/v1alpha1",
         "kind": "ModelDeployment",
-        "metadata": {"name": "line"},
+        "metadata": {"name": name},
         "spec": {
             "model": {
                 "uri": f"models:/{version}",
@@ -80,8 +111,17 @@ def deployment(registry: MlflowServer, version: str, **spec: Any) -> dict[str, A
     }
 
 
-def predict(up: RayfleetUp) -> httpx.Response:
-    return httpx.post(f"{up.url}/line/predict", json=BODY, trust_env=False)
+def predict(up: RayfleetUp, name: str = "line") -> httpx.Response:
+    return httpx.post(f"{up.url}/{name}/predict", json=BODY, timeout=60, trust_env=False)
+
+
+def test_a_registry_that_is_down_at_start_is_waited_for(started: tuple[RayfleetUp, Waiting]) -> None:
+    up, waiting = started
+    assert waiting.answer.status_code == 503
+    assert "no version to answer yet" in waiting.answer.json()["error"]
+    assert int(waiting.answer.headers["retry-after"]) >= 1
+    assert waiting.ready == [{"ready": False}, {"ready": False}]
+    assert predict(up).json()["predictions"] == [pytest.approx(3.0)]
 
 
 async def test_an_alias_moves_under_load_and_no_request_fails(up: RayfleetUp, versions: mlflow.MlflowClient) -> None:
@@ -132,7 +172,7 @@ async def test_an_upload_that_spans_the_switch_is_answered(up: RayfleetUp, versi
 
 
 def ongoing(up: RayfleetUp) -> int:
-    routers = httpx.get(f"{up.url}/rayfleet/traffic", trust_env=False).json()["routers"]
+    routers = httpx.get(f"{up.url}/rayfleet/traffic", timeout=60, trust_env=False).json()["routers"]
     return sum(version["ongoing"] for router in routers for version in router["versions"].values())
 
 
@@ -167,47 +207,48 @@ async def test_one_of_two_replicas_is_killed_under_load_and_no_request_fails(up:
 
 
 async def test_the_registry_goes_down_and_comes_back(
-    up: RayfleetUp, registry: MlflowServer, versions: mlflow.MlflowClient
+    up: RayfleetUp, door: Relay, versions: mlflow.MlflowClient
 ) -> None:
     shown = up.model("line")
     assert shown is not None
     before = shown.versions[0].version
     async with closed_loop(up.url, "/line/predict", BODY, clients=4) as load:
-        await asyncio.to_thread(registry.stop)
+        door.shut()
         await asyncio.to_thread(up.wait, "the table says so", lambda: "RegistryUnreachable" in str(up.model("line")))
         seen = len(load.answers)
         await until("answers without a registry", lambda: len(load.answers) > seen + 200)
+        # What was never resolved cannot be served yet, and is in nobody's way.
+        later = up.folder.parent / "models" / "later.yaml"
+        later.write_text(yaml.safe_dump(deployment(door, "line/1", "later")))
         # A replica that starts now loads from the cache.
         await until("both replicas", lambda: len(up.replicas("line")) == 2)
         (victim, *_) = up.replicas("line")
         os.kill(victim, signal.SIGKILL)
         await until("a new replica", lambda: len(up.replicas("line")) == 2 and victim not in up.replicas("line"))
-        await asyncio.to_thread(registry.start)
+        await asyncio.to_thread(
+            up.wait, "later has no version", lambda: "RegistryUnreachable" in str(up.model("later"))
+        )
+        await until("it is not ready", lambda: not ready(up, "/v2/models/later/ready"))
+        assert ready(up, "/v2/health/ready")
+        door.open()
         other = "1" if before == "2" else "2"
         versions.set_registered_model_alias("line", "champion", other)
         await asyncio.to_thread(up.wait_version, "line", other)
     print(f"\nregistry down and back: {load.summary()}")
     assert load.failed == []
+    await asyncio.to_thread(up.wait_ready, "line", "later")
+    assert [predict(up, name).json()["predictions"] for name in ("line", "later")] == [
+        [pytest.approx(3.0 * int(other))],
+        [pytest.approx(3.0)],
+    ]
+    later.unlink()
+    await asyncio.to_thread(up.wait, "later is gone", lambda: up.model("later") is None)
 
 
-def test_a_registry_that_is_down_at_start_is_waited_for(
-    registry: MlflowServer, versions: mlflow.MlflowClient, tmp_path: Path
-) -> None:
-    (tmp_path / "line.yaml").write_text(yaml.safe_dump(deployment(registry, "line/2")))
-    registry.stop()
-    try:
-        with RayfleetUp([tmp_path / "line.yaml"], folder=tmp_path / "up") as up:
-            up.wait("the table says so", lambda: "RegistryUnreachable" in str(up.model("line")))
-            up.wait("the routers know its name", lambda: predict(up).status_code == 503)
-            assert "no version to answer yet" in predict(up).json()["error"]
-            assert int(predict(up).headers["retry-after"]) >= 1
-            for path in ("/v2/health/ready", "/v2/models/line/ready"):
-                assert httpx.get(up.url + path, trust_env=False).json() == {"ready": False}
-            registry.start()
-            up.wait_ready("line")
-            assert predict(up).json()["predictions"] == [pytest.approx(6.0)]
-    finally:
-        registry.start()
+def ready(up: RayfleetUp, path: str) -> bool:
+    answer = httpx.get(up.url + path, timeout=60, trust_env=False)
+    assert (answer.status_code == 200) == answer.json().get("ready")
+    return answer.status_code == 200
 
 
 async def test_routers_are_replaced_under_load_and_no_request_fails(up: RayfleetUp) -> None:
@@ -255,3 +296,13 @@ async def test_a_version_that_may_not_be_loaded_never_takes_traffic(
     assert shown is not None
     assert {(each.version, each.weight) for each in shown.versions} >= {("3", 0)}
     assert shown.condition("Ready").status == "True"
+
+
+def test_sigterm_ends_it_and_leaves_nothing(up: RayfleetUp) -> None:
+    """The last test here: it ends what the others need."""
+    assert up.process is not None
+    assert up.marked()
+    up.interrupt(signal.SIGTERM)
+    assert up.process.wait(20) == 0
+    assert not up.marked()
+    assert "Nothing is left running." in up.output
