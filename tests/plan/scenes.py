@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import serve_config, traffic
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import FleetPlan, plan

@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import serve_config, traffic
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution, ResolutionProblem
 from rayfleet_serving.config import (
@@ -23,8 +24,8 @@ from .scenes import NOW
 STATUSES = ("NOT_STARTED", "DEPLOYING", "RUNNING", "DEPLOY_FAILED", "UNHEALTHY", "DELETING")
 
 names = st.one_of(
-    st.sampled_from(["a", "b", "a-b", "router", "model", "default", "0", "x" * 40]),
-    st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True),
+    st.sampled_from(["a", "b", "a-b", "router", "model", "default", "z0", "x" * 40]),
+    st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True),
 )
 
 _resources: st.SearchStrategy[dict[str, Any]] = st.one_of(

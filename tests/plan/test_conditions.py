@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from rayfleet_operator.api.status import ModelDeploymentStatus, VersionStatus
+from rayfleet_operator.plan import status
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.observed import ResolutionProblem
 
-from .scenes import DOWN, app_name, condition, identity, model, observe, plan_one
+from .scenes import DOWN, NOW, app_name, condition, identity, model, observe, plan_one
 
 CONDITIONS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[ConditionType, str], bool]] = {
     "serving": ({"versions": {1: ("RUNNING", 100)}}, 1, {ConditionType.READY: "True Serving"}, True),
@@ -99,6 +101,30 @@ def test_a_failure_says_what_the_model_said() -> None:
     assert condition(planned, ConditionType.DEGRADED)[2] == (
         "version 2 failed to start: this pickle needs allowCodeExecution: true\nand a person who trusts it"
     )
+
+
+@pytest.mark.parametrize("state", [None, "DELETING", "NOT_STARTED", "DEPLOYING"])
+@pytest.mark.parametrize("weight", [0, 100])
+def test_a_version_that_failed_is_told_of_until_it_runs(state: str | None, weight: int) -> None:
+    failed = VersionStatus(name="2", app=app_name(2), state="Failed", message="no module named x")
+    of = model().model_copy(update={"status": ModelDeploymentStatus(versions=[failed])})
+    stable = {1: ("RUNNING", 100)} if weight == 0 else {}
+
+    def told(versions: dict[int, tuple[str, int]]) -> tuple[tuple[str, str, str], VersionStatus]:
+        planned = plan_one(observe(versions), identity(2), of=of)
+        after = status.model_status(
+            of, planned.models[0], url="", resolution=None, troubles=(), shortage=None, quiet=False, now=NOW
+        )
+        (version,) = (each for each in after.versions if each.name == "2")
+        return condition(planned, ConditionType.DEGRADED), version
+
+    degraded, version = told(stable if state is None else {**stable, 2: (state, weight)})
+    assert degraded == ("True", "VersionFailed", "version 2 failed to start: no module named x")
+    assert (version.state, version.message) == ("Failed", "no module named x")
+
+    degraded, version = told({**stable, 2: ("RUNNING", weight)})
+    assert degraded[:2] == ("False", "AsExpected")
+    assert version.state == "Ready"
 
 
 def test_versions_say_how_many_replicas_answer_of_those_that_should() -> None:

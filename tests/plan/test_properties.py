@@ -13,11 +13,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet
+from rayfleet_operator.api.fleet import ModelFleet
+from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import RUNNING, live_apps
-from rayfleet_operator.plan.names import APP_NAME_MAX
+from rayfleet_operator.plan.names import HASH_LENGTH, MODEL_NAME_MAX
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution, ResolutionProblem
 from rayfleet_operator.ray import observe
 from rayfleet_serving.config import MODEL_IMPORT_PATH, ROUTER_APP, ModelArgs, ModelIdentity, RouterVersionState
@@ -112,7 +113,7 @@ def test_names_are_unique_and_within_every_limit(situation: dict[str, Any]) -> N
     names = [entry["name"] for entry in entries]
     assert len(set(names)) == len(names)
     for name in names:
-        assert len(name) <= APP_NAME_MAX <= 63
+        assert len(name) <= MODEL_NAME_MAX + 1 + HASH_LENGTH <= 63
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
         # The longest file that Serve makes of it, with a replica id and a rotation's suffix, within 255 bytes.
         assert len(f"replica_{name}_model_{'x' * 16}.log.10") <= 255

@@ -102,6 +102,21 @@ ROLLOUTS: dict[str, tuple[dict[str, Any], int | ResolutionProblem, dict[int, int
         {"versions": {1: ("UNHEALTHY", 100), 2: ("DEPLOYING", 0)}}, 2, {1: 100, 2: 0}, {1, 2}, "True Deploying"),
     "a candidate takes over from an unhealthy stable version": (
         {"versions": {1: ("UNHEALTHY", 100), 2: ("RUNNING", 0)}}, 2, {1: 0, 2: 100}, {1, 2}, "True Shifting"),
+    "a missing router keeps no candidate from taking over from a version that no router reaches": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("RUNNING", 0)}, "routers": 1}, 2, {1: 0, 2: 100}, {1, 2},
+        "True Shifting"),
+    "nor from one that Serve still calls RUNNING": (
+        {"versions": {1: ("RUNNING", 100), 2: ("RUNNING", 0)}, "routers": 1, "ready": {1: 0}},
+        2, {1: 0, 2: 100}, {1, 2}, "True Shifting"),
+    "an unhealthy version that a router reaches keeps the weight while one is missing": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("RUNNING", 0)}, "routers": 1, "ready": {1: 1}},
+        2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
+    "every router that answers must reach what takes over from a version that no router reaches": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("RUNNING", 0)}, "routers": 2, "expected": 3, "ready": {2: 1}},
+        2, {1: 100, 2: 0}, {1, 2}, "True WaitingForRouters"),
+    "where no router answers, nothing takes over from an unhealthy version": (
+        {"versions": {1: ("UNHEALTHY", 100), 2: ("RUNNING", 0)}, "routers": 0}, 2, {1: 100, 2: 0}, {1, 2},
+        "True WaitingForRouters"),
     "a candidate takes over from a stable version that never started": (
         {"versions": {1: ("DEPLOY_FAILED", 100), 2: ("RUNNING", 0)}}, 2, {1: 0, 2: 100}, {1, 2}, "True Shifting"),
     "weight does not return to a version on its way out": (
@@ -353,11 +368,21 @@ def test_a_version_that_failed_is_tried_again_after_a_while() -> None:
     assert weights(afresh) == {1: 100, 2: 0}
 
 
-@pytest.mark.parametrize("scene", [{"routers": 0}, {"ready": {1: 1}}])
+@pytest.mark.parametrize(
+    "scene",
+    [{"routers": 0}, {"routers": 0, "replicas": {1: 0}}, {"ready": {1: 1}}, {"routers": 1, "replicas": {1: 1}}],
+)
 def test_a_version_that_serve_calls_failed_is_left_alone_while_it_may_still_answer(scene: dict[str, Any]) -> None:
     planned = plan_one(observe({1: ("DEPLOY_FAILED", 100)}, **scene), identity(1), now=NOW + RETRY_FAILED_AFTER)
     assert deployed(planned) == {1}
     assert planned.requeue_after == 1
+
+
+def test_a_missing_router_keeps_no_version_that_failed_from_being_tried_again() -> None:
+    observed = observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}, routers=1, replicas={2: 0})
+    planned = plan_one(observed, identity(2), now=NOW + RETRY_FAILED_AFTER)
+    assert deployed(planned) == {1}
+    assert condition(planned, ConditionType.PROGRESSING)[:2] == ("True", "Retrying")
 
 
 def test_applications_of_others_are_left_as_they_are() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
+
+from rayfleet_operator.api.status import Condition as StatusCondition
 
 
 class ConditionType(StrEnum):
@@ -24,10 +27,14 @@ class Reason(StrEnum):
     NOT_DEPLOYED = "NotDeployed"
     ROUTERS_UNKNOWN = "RoutersUnknown"
     """No router answered, so nothing is known about what they hold; nothing is moved or dropped meanwhile."""
+    RAY_UNREACHABLE = "RayUnreachable"
+    """Ray's dashboard did not answer, so nothing is known about what it runs."""
 
     RESOLVING = "Resolving"
     DEPLOYING = "Deploying"
     WAITING_FOR_ROUTERS = "WaitingForRouters"
+    WAITING_FOR_CLUSTER = "WaitingForCluster"
+    """Another Ray cluster takes over first: until then neither takes a new version."""
     SHIFTING = "Shifting"
     DRAINING = "Draining"
     RETRYING = "Retrying"
@@ -37,6 +44,12 @@ class Reason(StrEnum):
     AS_EXPECTED = "AsExpected"
     VERSION_FAILED = "VersionFailed"
     STABLE_UNHEALTHY = "StableUnhealthy"
+
+    FLEET_NOT_FOUND = "FleetNotFound"
+    INVALID_FLEET = "InvalidFleet"
+    """The fleet and the administrator's defaults together are none."""
+    INVALID_SPEC = "InvalidSpec"
+    """Written under other rules than today's."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +79,8 @@ def degraded(faults: list[tuple[str, str]]) -> Condition:
     if not faults:
         return Condition(ConditionType.DEGRADED, "False", Reason.AS_EXPECTED, "")
     return Condition(ConditionType.DEGRADED, "True", faults[0][0], "\n".join(message for _, message in faults))
+
+
+def find(found: Iterable[StatusCondition], kind: ConditionType) -> StatusCondition | None:
+    """What a status says of this type; None where it says nothing."""
+    return next((each for each in found if each.type == kind), None)

@@ -6,12 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayfleet_operator.plan import conditions
-from rayfleet_operator.plan.conditions import Condition, Reason
+from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
-from rayfleet_operator.plan.versions import WAITING, VersionPlan
+from rayfleet_operator.plan.versions import UNKNOWN, WAITING, VersionPlan
 from rayfleet_serving.config import ModelRoute
+
+STEPS = (
+    Reason.DEPLOYING,
+    Reason.WAITING_FOR_ROUTERS,
+    Reason.SHIFTING,
+    Reason.DRAINING,
+    Reason.SETTLED,
+    Reason.VERSION_FAILED,
+)
+"""What Progressing says of a version that Serve was given."""
 
 
 def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> Condition:
@@ -54,6 +64,11 @@ def progress(
         return conditions.progressing(Reason.DEPLOYING, "the wanted version is given to Serve")
     if found.status == DEPLOY_FAILED:
         return conditions.resting(Reason.VERSION_FAILED, f"version {found.version} failed to start")
+    edited = route != facts.route or any(entry != facts.live[app].observed.entry for app, entry in entries.items())
+    settings = conditions.progressing(Reason.DEPLOYING, "changed settings are given to Serve")
+    if found.status == UNKNOWN:
+        silence = conditions.progressing(Reason.DEPLOYING, f"Ray does not say whether version {found.version} runs")
+        return settings if edited else _as_told(facts) or silence
     if found.status != RUNNING:
         detail = cause(found.observed.message)
         message = f"version {found.version} is {found.status}" + (f": {detail}" if detail else "")
@@ -70,8 +85,8 @@ def progress(
     if dropped := facts.live.keys() - entries.keys():
         old = ", ".join(sorted(facts.live[app].version for app in dropped))
         return conditions.progressing(Reason.DRAINING, f"version {old} is idle and is removed")
-    if route != facts.route or any(entry != facts.live[app].observed.entry for app, entry in entries.items()):
-        return conditions.progressing(Reason.DEPLOYING, "changed settings are given to Serve")
+    if edited:
+        return settings
     holding = routers.holding(facts.name, route)
     if not routers.complete or holding < len(routers.routers):
         message = f"{holding} of {routers.expected} routers hold the newest traffic table"
@@ -79,23 +94,37 @@ def progress(
     return conditions.resting(Reason.SETTLED, f"version {found.version} has every request")
 
 
+def _as_told(facts: ModelFacts) -> Condition | None:
+    """The step that the model's status tells of; None where that is no step of a version on Serve."""
+    said = facts.model.status.conditions if facts.model is not None else []
+    told = conditions.find(said, ConditionType.PROGRESSING)
+    if told is None or told.reason not in STEPS:
+        return None
+    return Condition(ConditionType.PROGRESSING, told.status, told.reason, told.message)
+
+
 def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) -> list[tuple[str, str]]:
-    """What needs a person, the gravest first: the version that has the requests, then the one that should."""
+    """What needs a person, the gravest first: the version that has the requests, then the one that should.
+
+    A version that failed to start is told of until it runs: that it is tried again makes nothing better. Nor does it
+    that Serve does not say.
+    """
     listed: list[tuple[str, str]] = []
-    for app in sorted(facts.live, key=lambda app: (-weights.get(app, 0), app)):
-        found = facts.live[app]
-        if app not in weights or found.status not in (DEPLOY_FAILED, UNHEALTHY):
-            continue
-        detail = cause(found.observed.message)
-        if found.status == DEPLOY_FAILED and (app == target or weights[app] == 0):
-            listed.append((Reason.VERSION_FAILED, f"version {found.version} failed to start: {detail}"))
-        elif weights[app] > 0:
-            listed.append(
-                (
-                    Reason.STABLE_UNHEALTHY,
-                    f"version {found.version}, which has the requests, is {found.status}: {detail}",
-                )
-            )
+    for app in sorted(weights, key=lambda app: (-weights[app], app)):
+        found, told, failed = facts.live.get(app), facts.told(app), facts.failed(app)
+        if failed is not None:
+            version, state, detail = failed.name, DEPLOY_FAILED, failed.message
+        elif found is not None and found.status in (DEPLOY_FAILED, UNHEALTHY):
+            version, state, detail = found.version, found.status, cause(found.observed.message)
+        elif found is not None and found.status == UNKNOWN and told is not None and told.state == "Unhealthy":
+            version, state, detail = told.name, UNHEALTHY, told.message
         else:
-            listed.append((Reason.VERSION_FAILED, f"version {found.version} is {found.status}: {detail}"))
+            continue
+        if state == DEPLOY_FAILED and (app == target or weights[app] == 0):
+            listed.append((Reason.VERSION_FAILED, f"version {version} failed to start: {detail}"))
+        elif weights[app] > 0:
+            text = f"version {version}, which has the requests, is {state}: {detail}"
+            listed.append((Reason.STABLE_UNHEALTHY, text))
+        else:
+            listed.append((Reason.VERSION_FAILED, f"version {version} is {state}: {detail}"))
     return listed

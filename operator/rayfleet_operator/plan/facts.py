@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from rayfleet_operator.api.status import VersionStatus
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan.live import RUNNING, LiveApp, RouterView
+from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp, RouterView
 from rayfleet_operator.plan.observed import Resolution
+from rayfleet_operator.plan.versions import FAILED
 from rayfleet_serving.config import ModelRoute, VersionRoute
 
 
@@ -33,8 +35,30 @@ class ModelFacts:
     def row(self, app: str) -> VersionRoute | None:
         return next((version for version in self.route.versions if version.app == app), None) if self.route else None
 
-    def reachable(self, app: str) -> bool:
-        return app in self.live and self.live[app].status == RUNNING and self.routers.all_reach(app)
+    def reachable(self, app: str, instead_of: str) -> bool:
+        """Whether requests can move to `app` from the application that has them.
+
+        Every router that there should be must reach it. Where none reaches the other one any more, those that answer
+        are enough, and at least one: there is nothing to lose, and a router that comes late starts with the new table.
+        """
+        if app not in self.live or self.live[app].status != RUNNING:
+            return False
+        return self.routers.all_reach(app) if self.routers.reaching(instead_of) else self.routers.answering_reach(app)
+
+    def told(self, app: str) -> VersionStatus | None:
+        """What the model's status says of it since the observation before."""
+        versions = self.model.status.versions if self.model is not None else []
+        return next((each for each in versions if each.app == app), None)
+
+    def failed(self, app: str) -> VersionStatus | None:
+        """What the model's status says of an application that failed to start and is tried again; else None.
+
+        While Serve is given it afresh, or calls it DEPLOYING because of another config, nobody else knows.
+        """
+        if app in self.live and self.live[app].status in (RUNNING, UNHEALTHY, DEPLOY_FAILED):
+            return None
+        told = self.told(app)
+        return told if told is not None and told.state == FAILED else None
 
     def retired(self, app: str) -> bool:
         """Nothing reaches `app` any more: every router holds a table in which it takes no request, and none is left."""

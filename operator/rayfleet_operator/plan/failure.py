@@ -1,4 +1,4 @@
-"""The part of Serve's message that tells a person what went wrong."""
+"""What other programs say went wrong, as a person is told of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ _OURS = re.compile(r"^rayfleet_serving\.model\.errors\.LoadError: ")
 _FRAME = re.compile(r'\s*File "[^"]+", line \d+')
 
 
+def brief(text: str) -> str:
+    """Another program's words as a condition may hold them: harmless, and at most `MAX_CHARACTERS`."""
+    # What is cut off anyway need not be looked at.
+    text = harmless(text[: MAX_CHARACTERS + 1])
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+
+
 def cause(message: str) -> str:
     """The exception at the end of the last traceback in `message`, or the message's last lines where there is none.
 
@@ -27,7 +34,4 @@ def cause(message: str) -> str:
         # The frame's own source line and its markers are indented; the exception's first line is not.
         start = next((number for number, line in enumerate(after) if not line[0].isspace()), 0)
         lines = after[start:] or lines
-    text = _OURS.sub("", "\n".join(lines[:MAX_LINES] if frames else lines[-MAX_LINES:]))
-    # What is cut off anyway need not be looked at.
-    text = harmless(text[: MAX_CHARACTERS + 1])
-    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+    return brief(_OURS.sub("", "\n".join(lines[:MAX_LINES] if frames else lines[-MAX_LINES:])))

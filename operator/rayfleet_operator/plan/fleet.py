@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.live import DELETING, RouterView, live_apps

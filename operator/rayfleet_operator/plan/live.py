@@ -79,8 +79,13 @@ class RouterView:
         """How many routers see running replicas of `app` and know its metadata."""
         return sum(1 for router in self.routers if app in router.versions and router.versions[app].ready)
 
+    def answering_reach(self, app: str) -> bool:
+        """Whether every router that answered reaches `app`, and one did."""
+        return 0 < len(self.routers) == self.reaching(app)
+
     def all_reach(self, app: str) -> bool:
-        return self.complete and self.reaching(app) == len(self.routers)
+        """Whether every router that there should be answered, and reaches `app`."""
+        return self.complete and self.answering_reach(app)
 
     def all_idle(self, app: str) -> bool:
         """No router has a request for `app`, and none will get one unless the table last given sends it there."""

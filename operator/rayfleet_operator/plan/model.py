@@ -3,7 +3,8 @@
 The order is always the same, and each pass takes the steps whose conditions hold:
 
 1. give Serve the wanted version's application, with weight 0 in the table;
-2. once Serve calls it RUNNING and every router reports it ready, let the strategy move weight to it;
+2. once Serve calls it RUNNING and every router reports it ready (where none reaches the old version, every router that
+   answers), let the strategy move weight to it;
 3. once every router holds the table in which the old version has no weight, and none has a request for it left,
    drop its application and its row.
 
@@ -83,7 +84,10 @@ def _roll_out(
     if holder is not None and holder != target:
         weights = rollout.immediate(
             rollout.RolloutFacts(
-                stable=_version_facts(facts, holder), candidate=_version_facts(facts, target), now=facts.now
+                stable=rollout.VersionFacts(app=holder, weight=facts.weight(holder)),
+                candidate=rollout.VersionFacts(app=target, weight=facts.weight(target)),
+                reachable=facts.reachable(target, holder),
+                now=facts.now,
             )
         )
         entries[holder] = serve_config.refreshed(facts.live[holder].observed.entry, model.spec)
@@ -145,7 +149,10 @@ def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem 
     else:
         kept = ", ".join(f"version {found.version}" for app, found in facts.live.items() if weights.get(app, 0) > 0)
         text = f"{problem.message.rstrip('.')}; {kept} keeps the requests" if kept else problem.message
-        faults.append((problem.reason, text))
+        # What is wrong with a version that answers is graver than what is wrong with the next one; where none answers,
+        # it is the next one that people wait for.
+        answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
+        faults.insert(len(faults) if answers else 0, (problem.reason, text))
         progress = conditions.resting(problem.reason, "nothing moves until the wanted version is known")
     return _decision(
         facts,
@@ -220,14 +227,12 @@ def _row(
     )
 
 
-def _version_facts(facts: ModelFacts, app: str) -> rollout.VersionFacts:
-    return rollout.VersionFacts(app=app, weight=facts.weight(app), reachable=facts.reachable(app))
-
-
 def _version(facts: ModelFacts, app: str, identity: tuple[str, str], weight: int, *, leaving: bool) -> VersionPlan:
     """`identity` is the version and its model id."""
+    failed = facts.failed(app)
+    failure = failed.message if failed is not None and not leaving else None
     if app not in facts.live:
-        return VersionPlan(*identity, app, weight, WAITING)
+        return VersionPlan(*identity, app, weight, WAITING, failure=failure)
     found = facts.live[app]
     return VersionPlan(
         *identity,
@@ -237,13 +242,16 @@ def _version(facts: ModelFacts, app: str, identity: tuple[str, str], weight: int
         "" if found.status == RUNNING else cause(found.observed.message),
         found.observed.replicas_running,
         found.observed.replicas_target,
+        failure,
     )
 
 
 def _retry_due(facts: ModelFacts, target: str) -> bool:
-    retry_in = _retry_in(facts, target)
-    # Serve may call an application failed whose older replicas still answer; those are left alone.
-    return retry_in == 0 and facts.routers.complete and facts.routers.reaching(target) == 0
+    """Serve may call an application failed whose older replicas still answer; those are left alone. A router that does
+    not answer may reach one, unless Serve has none; where no router answers, nothing is dropped."""
+    if _retry_in(facts, target) != 0 or not facts.routers.routers or facts.routers.reaching(target):
+        return False
+    return facts.routers.complete or not facts.live[target].observed.replicas_running
 
 
 def _retry_in(facts: ModelFacts, target: str) -> float | None:

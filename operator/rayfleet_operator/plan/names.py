@@ -24,7 +24,6 @@ from typing import Any
 MODEL_NAME_MAX = 40
 HASH_LENGTH = 10
 """40 bits: with 1000 versions of one model alive at once, a collision has a chance of 5e-7."""
-APP_NAME_MAX = MODEL_NAME_MAX + 1 + HASH_LENGTH
 
 
 def app_name(model: str, *, import_path: str, args: Mapping[str, Any], ray_actor_options: Mapping[str, Any]) -> str:

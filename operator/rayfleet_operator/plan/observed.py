@@ -20,7 +20,8 @@ class ObservedApp:
 
     name: str
     status: str
-    """Serve's ApplicationStatus: NOT_STARTED, DEPLOYING, DEPLOY_FAILED, RUNNING, UNHEALTHY or DELETING."""
+    """Serve's ApplicationStatus: NOT_STARTED, DEPLOYING, DEPLOY_FAILED, RUNNING, UNHEALTHY or DELETING; `UNKNOWN` where
+    Serve does not say, and the entry is what it should have."""
     message: str = ""
     """Serve's own words, whole; for a failed start they end in the replica's traceback."""
     entry: Mapping[str, Any] = field(default_factory=dict)

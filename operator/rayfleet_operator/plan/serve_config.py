@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rayfleet_operator.api.types import ModelDeployment, ModelDeploymentSpec, ModelFleetSpec, Resources
+from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.api.types import ModelDeployment, ModelDeploymentSpec, Resources
 from rayfleet_operator.plan import names
 from rayfleet_serving.config import (
     MODEL_DEPLOYMENT,
@@ -99,6 +100,7 @@ def model_args(model: ModelDeployment, identity: ModelIdentity) -> dict[str, Any
         tracking_uri=spec.registry.tracking_uri if proxied else None,
         allow_code_execution=spec.allow_code_execution,
         gpu_memory_bytes=model.spec.resources.gpu_memory_bytes,
+        credentials=bool(spec.registry.secret_name or spec.registry.ca_config_map_name),
     ).model_dump(mode="json", exclude_defaults=True)
 
 

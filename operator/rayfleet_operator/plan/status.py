@@ -1,0 +1,280 @@
+"""What is written into `.status`, and the events that a change of it is worth.
+
+A layer that knows better speaks first: the registry, then the model's own failure, then the pods, then the sums of what
+is asked for; only where none of them has anything to say, the words are Serve's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from rayfleet_operator.api.status import Condition as StatusCondition
+from rayfleet_operator.api.status import ModelDeploymentStatus, ModelFleetStatus, ResolvedModel, VersionStatus
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.plan import capacity, conditions
+from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
+from rayfleet_operator.plan.fleet_conditions import FleetReason
+from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
+from rayfleet_operator.plan.model import ModelPlan
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.plan.pods import Trouble
+from rayfleet_operator.plan.versions import DRAINING, FAILED, UNKNOWN, VersionPlan
+from rayfleet_serving.config import ModelIdentity
+
+MAX_VERSION_MESSAGE = 4096
+MAX_MESSAGE = 32768
+
+ENDS = (RUNNING, DRAINING, DEPLOY_FAILED, UNHEALTHY)
+"""States of a version in which it has started, or has failed to: those of others are on their way."""
+
+NO_ADDRESS = Trouble("NameTaken", "the Service at the fleet's address is not the fleet's")
+"""Where nobody says what is the matter with it."""
+
+
+@dataclass(frozen=True)
+class EventNote:
+    """One Kubernetes event."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def model_status(
+    model: ModelDeployment,
+    planned: ModelPlan,
+    *,
+    url: str,
+    resolution: Resolution | None,
+    troubles: Sequence[Trouble],
+    shortage: str | None,
+    quiet: bool,
+    now: datetime,
+    refused: Trouble | None = None,
+    address_taken: bool = False,
+) -> ModelDeploymentStatus:
+    """
+    Args:
+        url: where the model answers.
+        troubles: of the pods that it runs on, the first to be solved first.
+        shortage: from `capacity.shortage`.
+        quiet: no router answered just now, but one did a moment ago.
+        now: the time of this observation.
+        refused: what of the fleet's objects could not be written, and why.
+        address_taken: the Service that `url` names is somebody else's, or could not be written; `refused` says why.
+    """
+    explained = explain(
+        planned, troubles, shortage, replicas=model.spec.replicas, refused=refused, address_taken=address_taken
+    )
+    generation = model.metadata.generation
+    if quiet and not address_taken:
+        explained = as_before(model.status.conditions, explained, generation)
+    untold = any(version.state == UNKNOWN for version in planned.versions)
+    before = {version.app: version for version in model.status.versions}
+    return ModelDeploymentStatus(
+        observed_generation=generation,
+        conditions=merged(model.status.conditions, explained, generation, now),
+        url=url,
+        resolved=_resolved(model, resolution),
+        replicas=model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions),
+        versions=[_version(version, before.get(version.app)) for version in planned.versions][:16],
+    )
+
+
+def as_before(
+    before: Sequence[StatusCondition], wanted: tuple[Condition, ...], generation: int
+) -> tuple[Condition, ...]:
+    """Ready, Progressing and Degraded where an answer was lost: Ready stays True where it was, and what this generation
+    settled to stays settled where it would only wait for routers."""
+    ready, progressing, degraded = wanted
+    was = conditions.find(before, ConditionType.READY)
+    if was is not None and was.status == "True" and ready.status != "True":
+        ready = conditions.ready("True", was.reason, was.message)
+    was = conditions.find(before, ConditionType.PROGRESSING)
+    settled = was is not None and (was.reason, was.observed_generation) == (Reason.SETTLED, generation)
+    if was is not None and settled and progressing.reason in (Reason.WAITING_FOR_ROUTERS, FleetReason.STARTING):
+        progressing = conditions.resting(was.reason, was.message)
+    return ready, progressing, degraded
+
+
+def explain(
+    planned: ModelPlan,
+    troubles: Sequence[Trouble],
+    shortage: str | None,
+    *,
+    replicas: int = 0,
+    refused: Trouble | None = None,
+    address_taken: bool = False,
+) -> tuple[Condition, ...]:
+    """The planner's conditions; where the model is not ready, with the reason of the layer that knows why.
+
+    `replicas` are those that the spec asks for, of which Serve may not have heard yet. The other arguments are as for
+    `model_status`.
+    """
+    ready, progressing, degraded = planned.conditions
+    own = Trouble(degraded.reason, degraded.message) if degraded.status == "True" else None
+    outside = _outside(planned, ready, troubles, shortage, replicas)
+    if refused is not None:
+        outside = [refused, *(each for each in outside if each != refused)]
+    if address_taken:
+        taken = refused or NO_ADDRESS
+        rest = [each for each in outside if each != taken]
+        ready = conditions.ready("False", taken.reason, taken.message)
+        return ready, progressing, _degraded([taken, *([own] if own is not None else []), *rest])
+    faults = [own, *outside] if own is not None else outside
+    if ready.status == "False" and faults:
+        first = next((each for each in planned.versions if each.weight > 0), None)
+        # What ails another version, or the registry, is not why the one that has the requests does not answer.
+        guilty = own is not None and (first is None or _ails(first))
+        if outside and any(each.state not in ENDS and each.failure is None for each in planned.versions):
+            # A version is still to come: what keeps it from starting is news, and an older one's failure is not.
+            faults = [*outside, *([own] if own is not None else [])]
+            texts = [outside[0].message, *([own.message] if own is not None and guilty else [])]
+            ready = conditions.ready("False", outside[0].reason, "\n".join(texts))
+        elif own is not None and guilty:
+            ready = conditions.ready("False", own.reason, own.message)
+        elif outside:
+            ready = conditions.ready("False", outside[0].reason, outside[0].message)
+    return ready, progressing, _degraded(faults)
+
+
+def _ails(version: VersionPlan) -> bool:
+    return version.state in (DEPLOY_FAILED, UNHEALTHY) or version.failure is not None
+
+
+def _degraded(faults: Sequence[Trouble]) -> Condition:
+    return conditions.degraded([(each.reason, each.message) for each in faults])
+
+
+def _outside(
+    planned: ModelPlan, ready: Condition, troubles: Sequence[Trouble], shortage: str | None, replicas: int
+) -> list[Trouble]:
+    """What keeps the model from running that is not its own fault; one at most."""
+    if ready.status == "False" and troubles:
+        return [troubles[0]]
+    running = sum(each.replicas_running or 0 for each in planned.versions)
+    short = any((each.replicas_running or 0) < (each.replicas_target or 0) for each in planned.versions)
+    lacking = ready.status == "False" or short or running < replicas
+    if shortage is not None and lacking:
+        return [Trouble(capacity.REASON, shortage)]
+    return []
+
+
+def fleet_status(
+    before: ModelFleetStatus,
+    explained: Sequence[Condition],
+    *,
+    generation: int,
+    url: str,
+    models: int,
+    cluster: str,
+    upgrade_cluster: str,
+    now: datetime,
+) -> ModelFleetStatus:
+    return ModelFleetStatus(
+        observed_generation=generation,
+        conditions=merged(before.conditions, explained, generation, now),
+        url=url,
+        models=models,
+        cluster=cluster,
+        upgrade_cluster=upgrade_cluster,
+    )
+
+
+def merged(
+    before: Sequence[StatusCondition], wanted: Sequence[Condition], generation: int, now: datetime
+) -> list[StatusCondition]:
+    """Conditions in their form for the API server; the time stays where `status` does."""
+    since = {(each.type, each.status): each.last_transition_time for each in before}
+    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [
+        StatusCondition(
+            type=each.type,
+            status=each.status,
+            reason=each.reason,
+            message=each.message[:MAX_MESSAGE],
+            observed_generation=generation,
+            last_transition_time=since.get((each.type, each.status), stamp),
+        )
+        for each in wanted
+    ]
+
+
+def events(before: Sequence[StatusCondition], after: Sequence[StatusCondition]) -> list[EventNote]:
+    """What changed in a way that a person would want to be told: it answers or no longer does; something is wrong,
+    something else, or nothing any more; a change has come to its end."""
+    was = {each.type: each for each in before}
+    notes = []
+    for now in after:
+        old = was.get(now.type)
+        changed = old is None or old.status != now.status
+        match now.type:
+            case ConditionType.READY if changed and now.status == "True":
+                notes.append(EventNote("Normal", now.reason, now.message))
+            case ConditionType.READY if changed and old is not None and old.status == "True":
+                notes.append(EventNote("Warning", now.reason, now.message))
+            case ConditionType.DEGRADED if now.status == "True" and (
+                changed or old is None or old.reason != now.reason
+            ):
+                notes.append(EventNote("Warning", now.reason, now.message))
+            case ConditionType.DEGRADED if now.status == "False" and old is not None and changed:
+                notes.append(EventNote("Normal", "Recovered", f"{old.reason} is over"))
+            case ConditionType.PROGRESSING if now.reason == Reason.SETTLED and old is not None and changed:
+                notes.append(EventNote("Normal", now.reason, now.message))
+            case _:
+                continue
+    return notes
+
+
+def _resolved(model: ModelDeployment, resolution: Resolution | None) -> ResolvedModel | None:
+    """What was resolved now; where the registry said nothing, what it said before about the same URI."""
+    identity = resolution if isinstance(resolution, ModelIdentity) else resolution.last if resolution else None
+    spec = model.spec.model
+    if identity is None:
+        before = model.status.resolved
+        same = before is not None and (before.uri, before.tracking_uri) == (spec.uri, spec.registry.tracking_uri or "")
+        # That no worker is large enough says nothing about the registry.
+        silent = not isinstance(resolution, ResolutionProblem) or resolution.reason == capacity.REASON
+        return before if same and silent else None
+    try:
+        return ResolvedModel(
+            uri=spec.uri,
+            tracking_uri=spec.registry.tracking_uri or "",
+            version=identity.version,
+            model_id=identity.model_id,
+            artifact_uri=identity.artifact_uri,
+            digest=identity.digest or "",
+        )
+    except ValidationError:
+        # Longer than a status may be. What is cut off would be another model after a restart.
+        return None
+
+
+def _version(version: VersionPlan, before: VersionStatus | None) -> VersionStatus:
+    state: Literal["Starting", "Ready", "Unhealthy", "Draining", "Failed"] = "Starting"
+    if version.state == RUNNING:
+        state = "Ready"
+    elif version.state == DRAINING:
+        state = "Draining"
+    elif version.state == UNHEALTHY or (version.state == DEPLOY_FAILED and version.replicas_running):
+        # Serve calls an application failed, too, whose older replicas answer.
+        state = "Unhealthy"
+    elif version.state == DEPLOY_FAILED or version.failure is not None:
+        state = FAILED
+    message = version.message if version.failure is None else version.failure
+    if version.state == UNKNOWN and before is not None:
+        state, message = before.state, before.message
+    return VersionStatus(
+        # The registry's words, however long; the application's name tells versions apart.
+        name=version.version[:64],
+        model_id=version.model_id[:128],
+        app=version.app,
+        weight=version.weight,
+        state=state,
+        message=message[:MAX_VERSION_MESSAGE],
+    )

@@ -1,0 +1,94 @@
+"""Whether workers can hold what models ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.plan import capacity
+
+from .scenes import model
+
+
+def fleet(*groups: dict[str, Any], routers: int = 2) -> ModelFleetSpec:
+    return ModelFleetSpec.model_validate({"workerGroups": list(groups), "routers": {"replicas": routers}})
+
+
+def limits(**values: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "ray-worker", "resources": {"limits": values}}]}}
+
+
+CPU = {"name": "cpu", "cpu": "4", "memory": "8Gi"}
+GPU = {"name": "gpu", "cpu": "8", "memory": "32Gi", "gpu": 2}
+MIG = {"name": "mig", "template": limits(**{"nvidia.com/mig-1g.5gb": 1})}
+AMD = {"name": "amd", "template": limits(**{"amd.com/gpu": "4"})}
+SMALL = {"name": "small", "memory": "8Gi", "template": limits(memory="1Gi")}
+
+# The groups, what one replica asks for, whether it fits on one worker.
+FITS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], bool]] = {
+    "nothing special": ([CPU], {}, True),
+    "exactly all": ([CPU], {"cpu": "4", "memory": "8Gi"}, True),
+    "one CPU more": ([CPU], {"cpu": "5"}, False),
+    "a little more memory": ([CPU], {"memory": "8193Mi"}, False),
+    "on another group": ([CPU, GPU], {"cpu": "8", "gpu": "2"}, True),
+    "each on a different group is not together": ([CPU, {**GPU, "cpu": "1"}], {"cpu": "4", "gpu": "1"}, False),
+    "a share of a GPU": ([GPU], {"gpu": "0.33"}, True),
+    "no GPU anywhere": ([CPU], {"gpu": "0.1"}, False),
+    "more GPUs than one worker has": ([GPU, {**GPU, "name": "gpu2"}], {"gpu": "3"}, False),
+    "half a CPU of a worker with half a CPU": ([{**CPU, "cpu": "500m"}], {"cpu": "0.5"}, True),
+    "a part of a GPU that the template asks for": ([MIG], {"gpu": "1"}, True),
+    "other GPUs that the template asks for": ([AMD], {"gpu": "4"}, True),
+    "memory that the template takes away": ([SMALL], {"memory": "2Gi"}, False),
+    "a template that means nothing": ([{**CPU, "template": limits(memory="much")}], {"memory": "8Gi"}, True),
+    "no workers": ([], {}, False),
+}
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_one_replica_on_one_worker(case: str) -> None:
+    groups, resources, fits = FITS[case]
+    found = capacity.misfits([model("digits", resources=resources)], fleet(*groups))
+    assert (found == {}) == fits
+
+
+def test_a_misfit_is_told_what_was_asked_what_is_there_and_what_to_do() -> None:
+    asked = model("digits", resources={"cpu": "6", "gpu": "0.5", "memory": "64Gi"})
+    found = capacity.misfits([asked, model("small")], fleet(CPU, GPU))
+    assert list(found) == ["digits"]
+    assert found["digits"].reason == "InsufficientCapacity"
+    assert found["digits"].last is None, "nothing may be given to Ray for it"
+    assert found["digits"].message == (
+        "one replica asks for 6 CPUs, 64Gi memory, 0.5 GPUs, and no worker has that "
+        "(cpu: 4 CPUs, 8Gi memory, 0 GPUs; gpu: 8 CPUs, 32Gi memory, 2 GPUs). "
+        "Lower spec.resources, or give the fleet a larger worker group"
+    )
+    (nowhere,) = capacity.misfits([model("small")], fleet()).values()
+    assert "the fleet has no workers" in nowhere.message
+
+
+def test_a_shortage_counts_routers_replicas_and_the_most_workers_there_may_be() -> None:
+    models = [model("a", replicas=3, resources={"cpu": "1"}), model("b", replicas=2, resources={"cpu": "0.5"})]
+    assert capacity.shortage(models, fleet({**CPU, "cpu": "6"})) is None
+    assert capacity.shortage(models, fleet({**CPU, "cpu": "3", "maxReplicas": 2})) is None
+    assert capacity.shortage(models, fleet({**CPU, "cpu": "6"}, routers=3)) == (
+        "the fleet's models and routers ask for 7 CPUs, and its workers have 6. "
+        "Raise maxReplicas of a worker group, or lower spec.replicas or spec.resources of a model"
+    )
+
+
+def test_a_shortage_of_memory_and_gpus() -> None:
+    models = [model("a", replicas=4, resources={"cpu": "1", "memory": "10Gi", "gpu": "0.75"})]
+    told = capacity.shortage(models, fleet(GPU))
+    assert told is not None
+    assert "ask for 3 GPUs, and its workers have 2 and 40 GiB of memory, and its workers have 32." in told
+
+
+@pytest.mark.parametrize("share", ["0.1", "0.2", "0.05", "0.01", "0.025", "0.125"])
+def test_shares_that_sum_to_one_gpu_fit_on_one(share: str) -> None:
+    replicas = round(1 / float(share))
+    models = [model(f"m{number}", replicas=1, resources={"gpu": share, "cpu": "0.01"}) for number in range(replicas)]
+    assert capacity.shortage(models, fleet({**GPU, "gpu": 1})) is None
+    more = [*models, model("more", resources={"gpu": "0.0001", "cpu": "0.01"})]
+    assert "GPUs" in (capacity.shortage(more, fleet({**GPU, "gpu": 1})) or "")
