@@ -36,12 +36,17 @@ def build(args: dict):
 
 @pytest.fixture
 async def ray(tmp_path: Path) -> AsyncIterator[LocalCluster]:
-    """Somebody's Ray, on which the module `foreign` can be imported."""
+    """Somebody's Ray, without HAProxy, on which the module `foreign` can be imported."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "foreign.py").write_text(FOREIGN)
     cache = str(tmp_path / "cache")
     ray = await LocalCluster.launch(
-        {**os.environ, "PYTHONPATH": str(tmp_path / "modules"), "RAYFLEET_CACHE_DIR": cache}
+        {
+            **os.environ,
+            "PYTHONPATH": str(tmp_path / "modules"),
+            "RAYFLEET_CACHE_DIR": cache,
+            "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        }
     )
     try:
         await ray.ready()

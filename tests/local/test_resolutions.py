@@ -7,17 +7,20 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from model_files import write_model
 
 from rayfleet_operator.api import documents
 from rayfleet_operator.api.types import Model, ModelDeployment
-from rayfleet_operator.local.resolutions import Resolutions, _interval
+from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.registry.access import Access
 from rayfleet_operator.registry.errors import AliasNotFound, NotAllowed, RegistryError, RegistryUnreachable
 from rayfleet_operator.registry.resolver import Outcome, Resolver
 from rayfleet_operator.registry.server import Bounds
+from rayfleet_operator.resolutions import _after_failure, _interval
 from rayfleet_serving.config import ModelIdentity
 
 PATIENCE_S = 60.0
@@ -120,14 +123,14 @@ class Scripted(Resolver):
         super().__init__()
         self.says: ModelIdentity | RegistryError = RegistryUnreachable("silence")
 
-    async def resolve_all(self, models: Mapping[str, Model]) -> dict[str, Outcome]:
+    async def resolve_all(self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}) -> dict[Any, Outcome]:
         return dict.fromkeys(models, self.says)
 
 
 async def test_a_registry_that_says_nothing_leaves_what_it_said_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayfleet_operator.local.resolutions.AFTER_FAILURE_S", 0.05)
+    monkeypatch.setattr("rayfleet_operator.resolutions.AFTER_FAILURE_S", 0.05)
     resolver = Scripted()
     resolutions = Resolutions(resolver)
     task = asyncio.ensure_future(resolutions.run())
@@ -173,16 +176,16 @@ async def test_a_registry_that_says_nothing_leaves_what_it_said_last(
 
 
 @pytest.mark.parametrize(
-    ("uri", "failed", "seconds"),
-    [
-        ("models:/m@champion", False, 60),
-        ("models:/m@champion", True, 5),
-        ("s3://bucket/m", False, 30),
-        ("s3://bucket/m", True, 5),
-        ("file:///models/m", False, 5),
-        ("/models/m", False, 5),
-    ],
+    ("uri", "seconds"),
+    [("models:/m@champion", 60), ("s3://bucket/m", 30), ("file:///models/m", 5), ("/models/m", 5)],
 )
-def test_how_often_each_kind_of_uri_is_asked_for(uri: str, failed: bool, seconds: float) -> None:
+def test_how_often_each_kind_of_uri_is_asked_for(uri: str, seconds: float) -> None:
     registry = {"registry": {"pollInterval": "60s"}} if uri.startswith("models:") else {}
-    assert _interval(Model.model_validate({"uri": uri, **registry}), failed=failed) == seconds
+    assert _interval(Model.model_validate({"uri": uri, **registry})) == seconds
+
+
+@pytest.mark.parametrize(
+    ("interval", "failing", "seconds"), [(60, 0, 5), (60, 5, 5), (60, 10, 10), (60, 40, 40), (60, 80, 60), (1, 0, 1)]
+)
+def test_what_fails_is_asked_for_ever_later_up_to_its_interval(interval: float, failing: float, seconds: float) -> None:
+    assert _after_failure(interval, failing) == seconds

@@ -78,9 +78,10 @@ def test_ctrl_c_while_ray_starts_ends_with_0_and_leaves_nothing(tmp_path: Path) 
 
 def test_when_ray_ends_by_itself_it_is_said_and_the_exit_code_is_1(tmp_path: Path) -> None:
     write_model(tmp_path, "a", "/models/1")
-    up = RayfleetUp([tmp_path], folder=tmp_path)
+    up = RayfleetUp([tmp_path], folder=tmp_path, env={"RAY_SERVE_ENABLE_HA_PROXY": "0"})
     up.start()
     up.wait("Ray runs", lambda: "Ray runs on this machine" in up.output)
+    up.wait("what serves instead of HAProxy is said", lambda: "HAProxy is not used" in up.output)
     deadline = time.monotonic() + 60
     while up.running:
         assert time.monotonic() < deadline, up.output

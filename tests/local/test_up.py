@@ -156,11 +156,16 @@ def degraded(up: RayfleetUp) -> bool:
     return shown is not None and shown.condition("Degraded").status == "True"
 
 
-def test_a_version_that_does_not_load_never_takes_a_request(
+def test_a_version_that_does_not_load_takes_no_request_and_its_labels_are_given_to_no_other(
     up: RayfleetUp, served: Path, models: dict[int, Path], broken: Path
 ) -> None:
+    def predicted() -> object:
+        return httpx.post(f"{up.url}/first/predict", json={"instances": [[1.0, 2.0]]}, timeout=30).json()
+
+    plain = predicted()
+    labels = {"output": {"classification": {"labels": ["cat"], "activation": "None", "topK": 1}}}
     with under_load(up, "first") as answers:
-        write_model(served, "first", broken)
+        write_model(served, "first", broken, transform=labels)
         up.wait("the table says that it failed", lambda: degraded(up))
     shown = up.model("first")
     assert shown is not None
@@ -169,23 +174,10 @@ def test_a_version_that_does_not_load_never_takes_a_request(
     assert shown.versions[1].message
     assert {status for status, _ in answers} == {200}
     assert len({version for _, version in answers}) == 1
-    write_model(served, "first", models[1])
-    up.wait("the failed version is gone", lambda: not degraded(up))
-
-
-def test_the_labels_of_a_version_that_does_not_load_are_given_to_no_other(
-    up: RayfleetUp, served: Path, models: dict[int, Path], broken: Path
-) -> None:
-    def predicted() -> object:
-        return httpx.post(f"{up.url}/first/predict", json={"instances": [[1.0, 2.0]]}, timeout=30).json()
-
-    plain = predicted()
-    labels = {"output": {"classification": {"labels": ["cat"], "activation": "None", "topK": 1}}}
-    write_model(served, "first", broken, transform=labels)
-    up.wait("the table says that it failed", lambda: degraded(up))
     assert predicted() == plain
     write_model(served, "first", models[1], transform=labels)
     up.wait("the version that answers has the labels", lambda: predicted() != plain)
+    up.wait("the failed version is gone", lambda: not degraded(up))
     write_model(served, "first", models[1])
     up.wait("it has none", lambda: predicted() == plain)
 
@@ -245,18 +237,15 @@ def test_a_taken_port_is_refused_before_anything_starts(
     assert "Starting Ray" not in again.stdout + refused.stdout
 
 
-@pytest.mark.parametrize(("number", "haproxy"), [(signal.SIGKILL, "1"), (signal.SIGTERM, "0")])
-def test_two_at_once_and_one_ends(
-    up: RayfleetUp, tmp_path: Path, models: dict[int, Path], number: signal.Signals, haproxy: str
-) -> None:
+def test_two_at_once_and_one_is_killed(up: RayfleetUp, tmp_path: Path, models: dict[int, Path]) -> None:
     write_model(tmp_path, "other", models[2])
-    env = {"RAYFLEET_STATE_DIR": up.env["RAYFLEET_STATE_DIR"], "RAY_SERVE_ENABLE_HA_PROXY": haproxy}
+    env = {"RAYFLEET_STATE_DIR": up.env["RAYFLEET_STATE_DIR"]}
     second = RayfleetUp([tmp_path / "other.yaml"], folder=tmp_path, env=env)
     second.start()
     try:
         second.wait_ready("other")
         assert (answer(up, "first"), answer(second, "other")) == (1, 2)
-        assert ("HAProxy is not used" in second.output) == (haproxy == "0")
+        assert "HAProxy is not used" not in second.output
         assert ask(up, "other").status_code == ask(second, "first").status_code == 404
         both = json.loads(up.cli("status", "--json").stdout)
         assert {urlsplit(shown["url"]).port for shown in both} == {up.port, second.port}
@@ -268,9 +257,9 @@ def test_two_at_once_and_one_ends(
         found = second.state()
         assert found is not None
         assert found.folder is not None
-        second.interrupt(number)
+        second.interrupt(signal.SIGKILL)
         assert second.process is not None
-        code = second.process.wait(20)
+        second.process.wait(20)
         deadline = time.monotonic() + 20
         while second.marked() or Path(found.folder).exists():
             assert time.monotonic() < deadline, second.marked()
@@ -279,12 +268,8 @@ def test_two_at_once_and_one_ends(
         if second.running:
             second.stop()
     assert answer(up, "first") == 1
-    if number == signal.SIGTERM:
-        assert code == 0
-        assert "Nothing is left running." in second.output
-    else:
-        said = up.cli("status", "--port", str(second.port))
-        assert said.returncode == 1
-        assert "was killed" in said.stderr
-        for killed in state.killed(Path(up.env["RAYFLEET_STATE_DIR"])):
-            state.forget(Path(up.env["RAYFLEET_STATE_DIR"]), killed)
+    said = up.cli("status", "--port", str(second.port))
+    assert said.returncode == 1
+    assert "was killed" in said.stderr
+    for killed in state.killed(Path(up.env["RAYFLEET_STATE_DIR"])):
+        state.forget(Path(up.env["RAYFLEET_STATE_DIR"]), killed)

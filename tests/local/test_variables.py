@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from rayfleet_operator.local.variables import BODY_S, FREE_PORTS, haproxy_command, variables
+from rayfleet_operator.local.variables import FREE_PORTS, variables
+from rayfleet_serving.environment import BODY_S, haproxy_command
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "local-mode.md").read_text()
 

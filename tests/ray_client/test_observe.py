@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeInstanceDetails
 
-from rayfleet_operator.api.types import ModelFleetSpec
+from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.ray import observe

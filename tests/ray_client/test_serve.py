@@ -65,7 +65,7 @@ async def test_an_error_says_what_came_back(
 async def test_an_answer_that_is_not_serves_is_no_empty_serve(server: StandIn, body: bytes) -> None:
     server.answer = (200, body)
     async with ServeClient(server.url) as serve:
-        with pytest.raises(ServeUnreachable, match="does not answer as Ray Serve does"):
+        with pytest.raises(ServeUnreachable, match="is not answered as Ray Serve does"):
             await serve.applications()
 
 

@@ -22,15 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayfleet_operator.local import keeper, ports
-from rayfleet_operator.local.variables import (
-    FREE_PORTS,
-    INGRESS_PORTS,
-    SESSION,
-    haproxy_binary,
-    haproxy_command,
-    variables,
-)
+from rayfleet_operator.local.variables import FREE_PORTS, INGRESS_PORTS, SESSION, variables
 from rayfleet_operator.ray.serve import ServeClient, ServeUnreachable
+from rayfleet_serving.environment import haproxy_binary, haproxy_command
 
 START_S = 120.0
 """Ray takes 5 s on an idle laptop; a cold disk or an emulated machine can take a minute."""

@@ -20,7 +20,7 @@ from rayfleet_operator.local.cluster import ClusterError, LocalCluster
 from rayfleet_operator.local.joined import JoinedRay
 from rayfleet_operator.local.loop import Loop
 from rayfleet_operator.local.resolutions import Resolutions
-from rayfleet_operator.local.sources import Sources
+from rayfleet_operator.local.sources import Sources, without_effect
 from rayfleet_operator.local.state import Slot, Status, Taken, Up
 from rayfleet_operator.local.view import View
 from rayfleet_operator.plan.serve_config import ServeOptions
@@ -155,8 +155,14 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
         with contextlib.suppress(OSError):
             slot.write(up)
 
+    told: set[str] = set()
+
     def publish(status: Status) -> None:
         write(status)
+        for line in without_effect(request.sources.wanted):
+            if line not in told:
+                told.add(line)
+                view.say(line)
         view.show(status)
 
     # From here on another `up` can tidy up after this one.

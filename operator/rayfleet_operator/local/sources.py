@@ -16,10 +16,14 @@ from pathlib import Path
 
 from rayfleet_operator.api import documents
 from rayfleet_operator.api.documents import Identity, Loaded, identity
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet
+from rayfleet_operator.api.fleet import ModelFleet
+from rayfleet_operator.api.types import ModelDeployment
 
 LOOK_S = 0.4
 """Between two looks at the files; an edit is taken up within two or three."""
+
+EFFECTIVE = ("routers",)
+"""Fields of a ModelFleet's spec that mean something on one machine."""
 
 Item = ModelDeployment | ModelFleet
 Accepted = Mapping[str, tuple[Item, ...]]
@@ -170,6 +174,37 @@ def pick_fleet(fleets: Sequence[ModelFleet], name: str | None) -> ModelFleet | N
     if len(found) > 1:
         raise LookupError(f"there are several ModelFleets: {known}; choose one with --fleet NAME")
     return found[0] if found else None
+
+
+def without_effect(wanted: Wanted) -> list[str]:
+    """What the files say that only Kubernetes takes up: a line for each object."""
+    lines = []
+    if wanted.fleet is not None:
+        spec = wanted.fleet.spec
+        given = [
+            f"spec.{field.alias}"
+            for name, field in type(spec).model_fields.items()
+            if name in spec.model_fields_set and name not in EFFECTIVE
+        ]
+        if given:
+            why = "this machine is the fleet"
+            lines.append(_no_effect(wanted.fleet, given, why))
+    for model in wanted.models:
+        registry = model.spec.model.registry
+        given = [
+            f"spec.model.registry.{field.alias}"
+            for name, field in type(registry).model_fields.items()
+            if name in ("secret_name", "ca_config_map_name") and getattr(registry, name) is not None
+        ]
+        if given:
+            why = "credentials and certificates come from MLflow's variables and those of the artifact store"
+            lines.append(_no_effect(model, given, why))
+    return lines
+
+
+def _no_effect(item: Item, given: list[str], why: str) -> str:
+    verb = "has" if len(given) == 1 else "have"
+    return f"{item.kind}/{item.metadata.name}: {', '.join(given)} {verb} no effect here, only on Kubernetes: {why}"
 
 
 def _unchanged(before: Wanted | None, problems: list[str]) -> Wanted:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import httpx
 from pydantic import ValidationError
 
-from rayfleet_operator.ray.client import Client
+from rayfleet_operator.ray.client import MIB, BadAnswer, Client
 from rayfleet_serving.config import TRAFFIC_PATH, RouterState, TrafficReport
 
 TIMEOUT_S = 3.0
 """For the whole exchange, in which a router waits up to two seconds for a silent one. Otherwise it takes milliseconds;
 no answer only means that nothing is moved in this pass."""
+LONGEST = 8 * MIB
+"""Bytes of a report. Each router tells of each version, in about a hundred."""
 
 
 class RouterClient(Client):
@@ -24,9 +24,7 @@ class RouterClient(Client):
     async def states(self) -> tuple[RouterState, ...]:
         """One state for each router that answered in time; () when none did."""
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                response = await self._http.get(TRAFFIC_PATH)
-            response.raise_for_status()
-            return tuple(TrafficReport.model_validate_json(response.content).routers)
-        except (httpx.HTTPError, TimeoutError, ValidationError):
+            answer = await self._exchange("GET", TRAFFIC_PATH, at_most=LONGEST, within_s=TIMEOUT_S)
+            return tuple(TrafficReport.model_validate_json(answer.content).routers) if answer.is_success else ()
+        except (httpx.HTTPError, BadAnswer, ValidationError):
             return ()
