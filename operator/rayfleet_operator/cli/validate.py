@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from rayfleet_operator.api import documents
-from rayfleet_operator.api.types import ModelDeployment, ModelFleet
+from rayfleet_operator.api.fleet import ModelFleet
+from rayfleet_operator.api.types import ModelDeployment
 
 
 @click.command()

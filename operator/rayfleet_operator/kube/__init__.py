@@ -1,0 +1,1 @@
+"""The Kubernetes API: objects are plain dicts, kinds are values, errors are types."""

@@ -1,0 +1,48 @@
+"""Whether an object changed in anything but a time: KubeRay writes its status every few seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from typing import Any
+
+from rayfleet_operator.kube.client import Json
+from rayfleet_operator.kube.kinds import Kind
+
+DIGESTS = 20_000
+"""Objects whose last look is remembered; an older one may wake its fleet once for nothing."""
+PASSING = {"resourceVersion", "managedFields", "lastUpdateTime"}
+"""Fields that say nothing by themselves."""
+
+
+class Digests:
+    """Whether anything but a time has changed in an object since it was last seen."""
+
+    def __init__(self, limit: int = DIGESTS) -> None:
+        self._limit = limit
+        self._seen: OrderedDict[tuple[Kind, str, str], bytes] = OrderedDict()
+
+    def differs(self, kind: Kind, obj: Json, *, deleted: bool) -> bool:
+        """Remembers the object as it is; one that is deleted differs, and is forgotten."""
+        key = (kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
+        before = self._seen.pop(key, None)
+        if deleted:
+            return True
+        self._seen[key] = now = _digest(obj)
+        if len(self._seen) > self._limit:
+            self._seen.popitem(last=False)
+        return now != before
+
+
+def _digest(obj: Json) -> bytes:
+    text = json.dumps(_lasting(obj), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lasting(each) for name, each in value.items() if name not in PASSING}
+    if isinstance(value, list):
+        return [_lasting(each) for each in value]
+    return value

@@ -1,0 +1,135 @@
+"""Leader election with an API server whose answers do not come, or come too late. The server is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from aiohttp import web
+from kube_stand_in import api_server, refusal
+
+from rayfleet_operator.kube.client import KubeClient
+from rayfleet_operator.kube.lease import Lease, Pace
+
+Json = dict[str, Any]
+
+
+class LeaseServer:
+    """Holds one Lease as an API server does.
+
+    A request on a connection that hangs never arrives. While it is mute, what is written is done and not answered.
+    """
+
+    def __init__(self) -> None:
+        self.lease: Json | None = None
+        self.writes = 0
+        self.connections: set[object] = set()
+        self.hanging: set[object] = set()
+        self.mute = False
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.connections.add(request.transport)
+        if request.transport in self.hanging:
+            await asyncio.sleep(3600)
+        if request.method == "GET":
+            return web.json_response(self.lease) if self.lease is not None else refusal(404, "NotFound")
+        answer = self.write(await request.json())
+        if self.mute:
+            await asyncio.sleep(3600)
+        return answer
+
+    def write(self, obj: Json) -> web.Response:
+        version = self.lease["metadata"]["resourceVersion"] if self.lease is not None else None
+        if obj["metadata"].get("resourceVersion") != version:
+            return refusal(409, "Conflict")
+        self.writes += 1
+        self.lease = obj | {"metadata": obj["metadata"] | {"resourceVersion": str(self.writes)}}
+        return web.json_response(self.lease)
+
+    @property
+    def holder(self) -> object:
+        return self.lease["spec"]["holderIdentity"] if self.lease is not None else None
+
+
+async def until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not what():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def candidate(server: LeaseServer, pace: Pace) -> AsyncIterator[Lease]:
+    async with api_server(server.answer) as connection, KubeClient(connection) as client:
+        yield Lease(client, namespace="ml", name="l", identity="first", pace=pace)
+
+
+async def test_a_connection_that_hangs_does_not_cost_the_lease() -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace(renew_s=8, retry_s=0.1, attempt_s=0.5)) as lease:
+        await lease.acquire()
+        keeping = asyncio.create_task(lease.keep())
+        await until(lambda: server.writes >= 3)
+        server.hanging = set(server.connections)
+        before = server.writes
+        await until(lambda: server.writes >= before + 3 or keeping.done())
+        assert not keeping.done()
+        assert len(server.connections) > len(server.hanging), "it dialled anew"
+        keeping.cancel()
+
+
+async def test_a_lease_is_given_up_whose_last_renewal_got_no_answer() -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace(retry_s=0.01)) as lease:
+        await lease.acquire()
+        server.mute = True
+        before = server.writes
+        await cut_off(lease.keep(), lambda: server.writes > before)
+        server.mute = False
+        await lease.release()
+    assert server.holder == ""
+
+
+async def test_a_lease_is_given_up_that_was_taken_without_an_answer() -> None:
+    server = LeaseServer()
+    server.mute = True
+    async with candidate(server, Pace()) as lease:
+        await cut_off(lease.acquire(), lambda: server.holder == "first")
+        server.mute = False
+        await lease.release()
+    assert server.holder == ""
+
+
+async def test_a_renewal_that_arrives_late_does_not_keep_the_lease() -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace()) as lease:
+        await lease.acquire()
+        renew(server, "first")
+        await lease.release()
+    assert server.holder == ""
+
+
+async def test_what_another_took_meanwhile_is_not_given_up() -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace()) as lease:
+        await lease.acquire()
+        renew(server, "second")
+        await lease.release()
+        await lease.release()
+    assert server.holder == "second"
+
+
+async def cut_off(work: Coroutine[Any, Any, None], when: Callable[[], bool]) -> None:
+    """Cancels the work once it is so."""
+    working = asyncio.create_task(work)
+    await until(when)
+    working.cancel()
+    await asyncio.wait([working])
+    assert working.cancelled()
+
+
+def renew(server: LeaseServer, holder: str) -> None:
+    """Another renewal, of which the candidate does not know."""
+    assert server.lease is not None
+    server.write(server.lease | {"spec": server.lease["spec"] | {"holderIdentity": holder}})

@@ -1,0 +1,122 @@
+"""Settings from the environment, and what is said of those that make no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayfleet_operator.settings import Settings, SettingsError
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = Settings.from_environment({"RAYFLEET_RESYNC": "", "RAYFLEET_NAMESPACES": " "})
+
+    assert settings.namespaces == ()
+    assert settings.leader_election
+    assert (settings.metrics_port, settings.health_port) == (8080, 8081)
+    assert settings.resync_s == 60
+    assert settings.kubeconfig is None
+    assert settings.dashboard_clients == ("rayfleet", "kuberay-operator", "kuberay")
+
+
+def test_each_process_has_an_identity_of_its_own() -> None:
+    assert Settings().identity != Settings().identity
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    defaults = tmp_path / "defaults.yaml"
+    defaults.write_text("image: registry.example/serving:1\nrayVersion: 2.60.0\nworkerGroups: []\n")
+
+    settings = Settings.from_environment(
+        {
+            "RAYFLEET_NAMESPACES": "ml, vision,ml",
+            "RAYFLEET_OPERATOR_NAMESPACE": "rayfleet-system",
+            "RAYFLEET_IDENTITY": "me",
+            "RAYFLEET_LEADER_ELECTION": "False",
+            "RAYFLEET_LEASE_NAME": "other",
+            "RAYFLEET_FLEET_DEFAULTS": str(defaults),
+            "RAYFLEET_METRICS_PORT": "0",
+            "RAYFLEET_HEALTH_PORT": "9999",
+            "RAYFLEET_CONCURRENCY": "3",
+            "RAYFLEET_RESYNC": "1m30s",
+            "RAYFLEET_KUBE_QPS": "7.5",
+            "RAYFLEET_KUBE_BURST": "9",
+            "KUBECONFIG": "/etc/kubeconfig",
+            "RAYFLEET_LOG_LEVEL": "debug",
+            "RAYFLEET_LOG_FORMAT": "TEXT",
+            "RAYFLEET_NETWORK_POLICY": "false",
+            "RAYFLEET_DASHBOARD_CLIENTS": "rayfleet, KubeRay_1.6,rayfleet",
+        }
+    )
+
+    assert settings == Settings(
+        namespaces=("ml", "vision"),
+        operator_namespace="rayfleet-system",
+        identity="me",
+        leader_election=False,
+        lease_name="other",
+        fleet_defaults={"image": "registry.example/serving:1", "rayVersion": "2.60.0", "workerGroups": []},
+        metrics_port=0,
+        health_port=9999,
+        concurrency=3,
+        resync_s=90,
+        kube_qps=7.5,
+        kube_burst=9,
+        kubeconfig="/etc/kubeconfig",
+        log_level="DEBUG",
+        log_format="text",
+        network_policy=False,
+        dashboard_clients=("rayfleet", "KubeRay_1.6"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "right"),
+    [
+        ("RAYFLEET_NAMESPACES", "ml,Vision", "lower-case letters"),
+        ("RAYFLEET_OPERATOR_NAMESPACE", "a/b", "lower-case letters"),
+        ("RAYFLEET_LEADER_ELECTION", "yes", "true or false"),
+        ("RAYFLEET_METRICS_PORT", "80800", "from 0 to 65535"),
+        ("RAYFLEET_HEALTH_PORT", "-1", "from 0 to 65535"),
+        ("RAYFLEET_CONCURRENCY", "0", "from 1 to 1000"),
+        ("RAYFLEET_RESYNC", "60", "like 90s or 5m"),
+        ("RAYFLEET_RESYNC", "1ms", "from 1s to 86400s"),
+        ("RAYFLEET_KUBE_QPS", "nan", "a number from"),
+        ("RAYFLEET_KUBE_BURST", "٣", "a whole number"),
+        ("RAYFLEET_LOG_LEVEL", "LOUD", "DEBUG, INFO, WARNING, ERROR"),
+        ("RAYFLEET_LOG_FORMAT", "xml", "json or text"),
+        ("RAYFLEET_DASHBOARD_CLIENTS", "rayfleet,a/b", "values of a label"),
+        ("RAYFLEET_DASHBOARD_CLIENTS", ",", "values of a label"),
+        ("RAYFLEET_FLEET_DEFAULTS", "/nowhere/defaults.yaml", "cannot be read"),
+        ("KUBECONFIG", "a:b", "one file"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_variable_and_what_would_be_right(
+    variable: str, value: str, right: str
+) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_environment({variable: value})
+
+    assert f"{variable}={value!r}" in str(refusal.value)
+    assert right in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image: [", "not YAML"),
+        ("- image", "fields of a ModelFleet's spec"),
+        ("", "fields of a ModelFleet's spec"),
+        ("image: a", "must also name rayVersion"),
+        ("workers: []", "must also name image and rayVersion"),
+        ("{image: a, rayVersion: 2.60.0, hed: {}}", "hed: unknown field"),
+        ("{image: a, rayVersion: 2.60.0, head: {cpu: many}}", "head.cpu: "),
+    ],
+)
+def test_fleet_defaults_that_cannot_be_used_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "defaults.yaml"
+    file.write_text(text)
+
+    with pytest.raises(SettingsError, match=said):
+        Settings.from_environment({"RAYFLEET_FLEET_DEFAULTS": str(file)})
