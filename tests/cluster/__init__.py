@@ -1,0 +1,1 @@
+"""A Kubernetes for the tests: its binaries, a control plane alone, and a cluster that runs containers."""

@@ -1,0 +1,3 @@
+module rayfleet.io/tests/cluster/pause
+
+go 1.26
