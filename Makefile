@@ -1,24 +1,47 @@
-# Every target sets up what it needs; `make help` lists them. Only make, git and Python 3.11 or newer must be there.
+# Every target sets up what it needs; `make help` lists them. Only make, git and Python 3.11 or newer must be there,
+# and Go for what tests against Kubernetes.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LOGS ?= build/cluster-logs
+CLUSTER = cd tests && "$(abspath $(BIN))/python" -m cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser lint format crds bench constraints venv clean
+.PHONY: help demo test test-browser e2e cluster-binaries cluster-up cluster-down lint format crds bench constraints venv clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo.installed ## Train, register, serve and replace a model of handwritten digits; about two minutes
 	cd examples && "$(abspath $(BIN))/python" -m digits
 
-test: $(VENV)/dev.installed ## Run every test but those that need a browser
-	$(BIN)/python -m pytest -m "not browser"
+test: $(VENV)/dev.installed ## Run every test but those that need a browser or a cluster
+	$(CLUSTER).binaries tests
+	$(BIN)/python -m pytest -m "not browser and not e2e"
 
 test-browser: $(VENV)/dev.installed ## Try the docs page in a real Chromium; as root on Debian it is installed
 	.ci/chromium
 	$(BIN)/python -m pytest -m browser
+
+e2e: $(VENV)/dev.installed ## Run the tests that need a cluster, in one that is made here; it stays up unless CI is set
+	@result=0; { ($(CLUSTER) up) && $(BIN)/python -m pytest -m e2e tests/e2e; } || result=$$?; \
+	    if [ -n "$(CI)" ]; then \
+	        logs=$$(cd tests && "$(abspath $(BIN))/python" -c 'from cluster.layout import Layout; print(Layout.from_environment().logs)'); \
+	        if [ $$result -ne 0 ] && [ -d "$$logs" ]; then \
+	            rm -rf "$(LOGS)" && mkdir -p "$(LOGS)" && cp -R "$$logs/." "$(LOGS)" && echo "The cluster's logs are in $(abspath $(LOGS))."; \
+	        fi; \
+	        ($(CLUSTER) down) || [ $$result -ne 0 ] || result=1; \
+	    fi; exit $$result
+
+cluster-binaries: $(VENV)/dev.installed ## Build etcd, Kubernetes, KubeRay and Helm from their Go modules
+	$(CLUSTER).binaries
+
+cluster-up: $(VENV)/dev.installed ## Start the test cluster with our images and KubeRay, and print its kubeconfig's path
+	$(CLUSTER) up
+
+cluster-down: $(VENV)/dev.installed ## End the test cluster; images and binaries stay
+	$(CLUSTER) down
 
 lint: $(VENV)/dev.installed ## Check style, types, import contracts and generated files
 	$(BIN)/ruff check
@@ -27,6 +50,7 @@ lint: $(VENV)/dev.installed ## Check style, types, import contracts and generate
 	$(BIN)/lint-imports
 	$(BIN)/python -m rayfleet_operator.api.crd --check
 	$(BIN)/python -m rayfleet_operator.api.reference --check
+	$(BIN)/python -m deploy.manifests --check
 
 format: $(VENV)/dev.installed ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix
@@ -35,6 +59,7 @@ format: $(VENV)/dev.installed ## Rewrite the code in the house format
 crds: $(VENV)/dev.installed ## Rewrite crds/ and docs/api.md from the API types
 	$(BIN)/python -m rayfleet_operator.api.crd
 	$(BIN)/python -m rayfleet_operator.api.reference
+	$(BIN)/python -m deploy.manifests
 
 bench: $(VENV)/dev.installed ## Measure the batcher and the data path against Ray's own
 	$(BIN)/python -m bench.batcher

@@ -28,8 +28,10 @@ import httpx
 
 from bench import mlp
 from bench.cluster import RAY_DEFAULTS, serving
-from rayfleet_operator.api.types import ModelDeployment, ModelFleetSpec
+from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import serve_config
+from rayfleet_operator.registry.errors import RegistryError
 from rayfleet_operator.registry.resolver import Resolver
 from rayfleet_serving.config import Limits, ModelRoute, TrafficTable, VersionRoute
 
@@ -67,7 +69,9 @@ async def fleet(folder: Path) -> list[dict[str, Any]]:
     model = ModelDeployment.model_validate(
         {"metadata": {"name": "mlp"}, "spec": {"model": {"uri": str(folder / "mlp")}, "batching": {"maxBatchSize": 64}}}
     )
-    identity = await Resolver().resolve(model.spec.model)
+    identity = (await Resolver().resolve_all({"mlp": model.spec.model}))["mlp"]
+    if isinstance(identity, RegistryError):
+        raise identity
     app = serve_config.model_app(model, identity)
     version = VersionRoute(
         app=app["name"], version=identity.version, model_id=identity.model_id, weight=100, max_batch_size=64

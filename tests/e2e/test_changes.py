@@ -1,0 +1,90 @@
+"""What can be changed while requests go on, and which of it builds a new Ray cluster."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from cluster.deadline import until
+
+from e2e.conftest import small_defaults
+from e2e.registry import Registry
+from e2e.scene import START_S, Scene
+
+WORKERS = "rayfleet.io/fleet=steady,ray.io/node-type=worker"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served(scene: Scene, models: Registry) -> None:
+    first = models.linear("counter", 1)
+    scene.apply(
+        scene.fleet("steady", workerGroups=small_defaults(scene.images["serving"])["workerGroups"]),
+        scene.model("counter", "models:/counter@champion", fleet="steady"),
+    )
+    scene.settled("counter", version=first)
+
+
+def test_settings_and_versions_change_in_place(scene: Scene, models: Registry) -> None:
+    before = scene.ray_clusters("steady")
+    assert len(before) == 1
+    with scene.traffic("steady", "counter") as traffic:
+        scene.patch("modeldeployment", "counter", {"spec": {"batching": {"maxBatchSize": 8, "maxWait": "1ms"}}})
+        scene.settled("counter")
+        scene.patch("modeldeployment", "counter", {"spec": {"limits": {"maxQueuedRequests": 50}}})
+        scene.settled("counter")
+        scene.patch("modeldeployment", "counter", {"spec": {"replicas": 2}})
+        until("two replicas run", lambda: scene.get("modeldeployment", "counter")["status"]["replicas"] == 2, 120)
+        scene.settled("counter")
+        scene.patch("modelfleet", "steady", {"spec": {"routers": {"replicas": 3, "cpu": "0.1"}}})
+        until("three routers report", lambda: scene.routers("steady") == 3, 120, every=0.5)
+        second = models.linear("counter", 2)
+        scene.settled("counter", version=second)
+        report = traffic.stop()
+    print(report)
+    assert report.failed == []
+    assert len(report.versions) == 2
+    assert second in report.versions
+    assert scene.ray_clusters("steady") == before
+    scene.answers("steady", "counter", 2)
+
+
+def test_the_number_of_workers_changes_in_place(scene: Scene) -> None:
+    """KubeRay does not pass the sizes of worker groups on."""
+    before = scene.ray_clusters("steady")
+    (group,) = scene.get("modelfleet", "steady")["spec"]["workerGroups"]
+    with scene.traffic("steady", "counter") as traffic:
+        scene.patch("modelfleet", "steady", {"spec": {"workerGroups": [{**group, "minReplicas": 3}]}})
+        until("three workers run", lambda: _running(scene) == 3, 120, every=1)
+        scene.patch("modelfleet", "steady", {"spec": {"workerGroups": [{**group, "minReplicas": 2}]}})
+        until("two workers are left", lambda: len(scene.list("pods", WORKERS)) == 2, 120, every=1)
+        report = traffic.stop()
+    print(report)
+    assert len(report.failed) <= 0.01 * report.sent
+    assert scene.ray_clusters("steady") == before
+    scene.answers("steady", "counter", 2)
+
+
+def _running(scene: Scene) -> int:
+    return sum(pod["status"]["phase"] == "Running" for pod in scene.list("pods", WORKERS))
+
+
+def test_a_change_of_the_pods_builds_one_new_cluster_and_loses_nothing(scene: Scene) -> None:
+    (before,) = scene.ray_clusters("steady")
+    seen = {before}
+    with scene.traffic("steady", "counter") as traffic:
+        began = time.monotonic()
+        scene.patch("modelfleet", "steady", {"spec": {"env": [{"name": "SEASON", "value": "winter"}]}})
+
+        def replaced() -> bool:
+            seen.update(scene.ray_clusters("steady"))
+            return scene.ray_clusters("steady") not in ([before], []) and before not in scene.ray_clusters("steady")
+
+        until("the new cluster is alone", replaced, START_S + 120, every=0.5)
+        print(f"the old cluster was gone after {time.monotonic() - began:.0f} s")
+        scene.wait("steady", kind="modelfleet")
+        report = traffic.stop()
+    print(report)
+    assert report.failed == []
+    assert len(seen) == 2
+    assert [scene.get("modelfleet", "steady")["status"]["cluster"]] == scene.ray_clusters("steady")
+    scene.answers("steady", "counter", 2)

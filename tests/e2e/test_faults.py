@@ -1,0 +1,180 @@
+"""Things die while requests go on. What may be lost is said with each; everything else must be answered."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from cluster.deadline import until
+from cluster.providers import Cluster, NodeCluster
+
+from e2e.conftest import NAMESPACE
+from e2e.registry import Registry
+from e2e.scene import Scene
+
+OPERATOR = "app.kubernetes.io/name=rayfleet,app.kubernetes.io/component=operator"
+KUBERAY = "app.kubernetes.io/name in (kuberay,kuberay-operator),!ray.io/cluster"
+"""Ray's own pods have that name too."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def served(scene: Scene, models: Registry) -> None:
+    models.linear("tough", 1)
+    scene.apply(scene.fleet("sturdy"), scene.model("tough", "models:/tough@champion", fleet="sturdy"))
+    scene.settled("tough")
+
+
+def _operators(scene: Scene) -> list[str]:
+    pods = scene.kubectl.json("get", "pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
+    return [pod["metadata"]["name"] for pod in pods if pod["metadata"].get("deletionTimestamp") is None]
+
+
+def _leader(scene: Scene) -> str:
+    """Name of the pod that holds the Lease; "" while none does."""
+    lease = scene.kubectl.json("get", "lease", "rayfleet-operator", "-n", NAMESPACE)
+    holder: str = (lease.get("spec") or {}).get("holderIdentity") or ""
+    return holder.partition("_")[0]
+
+
+def _kill(scene: Scene, namespace: str, pod: str) -> None:
+    """End it as a power failure would."""
+    scene.kubectl("delete", "pod", pod, "-n", namespace, "--grace-period=0", "--force", "--wait=false")
+
+
+@contextmanager
+def _killing(scene: Scene, times: int) -> Iterator[list[str]]:
+    """Kill one of the operators again and again, at random moments, until the block ends; lists those killed."""
+    killed: list[str] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set() and len(killed) < times:
+            if pods := _operators(scene):
+                victim = random.choice(pods)
+                _kill(scene, NAMESPACE, victim)
+                killed.append(victim)
+            stop.wait(random.uniform(1, 6))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_rollout_survives_operators_that_are_killed_all_the_time(scene: Scene, models: Registry) -> None:
+    clusters = scene.ray_clusters("sturdy")
+    with scene.traffic("sturdy", "tough") as traffic, _killing(scene, times=20) as killed:
+        scene.settled("tough", version=models.linear("tough", 2))
+        scene.patch("modeldeployment", "tough", {"spec": {"limits": {"maxQueuedRequests": 60}}})
+        scene.settled("tough")
+        scene.settled("tough", version=models.linear("tough", 3))
+        report = traffic.stop()
+    print(f"{len(killed)} operators killed; {report}")
+    assert len(killed) >= 3
+    assert report.failed == []
+    assert scene.ray_clusters("sturdy") == clusters
+    scene.answers("sturdy", "tough", 3)
+
+
+def test_another_operator_leads_when_the_leader_is_killed(scene: Scene) -> None:
+    scene.kubectl("rollout", "status", "deploy/rayfleet-operator", "-n", NAMESPACE, "--timeout=120s")
+    until("somebody leads", lambda: _leader(scene) in _operators(scene), 60, every=0.5)
+    leader = _leader(scene)
+    _kill(scene, NAMESPACE, leader)
+    began = time.monotonic()
+    until("another one leads", lambda: _leader(scene) not in (leader, ""), 60, every=0.2)
+    print(f"another operator led after {time.monotonic() - began:.1f} s")
+    scene.kubectl("delete", "service", "sturdy", "-n", scene.namespace)
+    until("it works", lambda: bool(scene.get("service", "sturdy")), 60, every=0.3)
+    print(f"and had made a deleted Service again after {time.monotonic() - began:.1f} s")
+    scene.answers("sturdy", "tough", 3, seconds=30)
+
+
+def test_kuberay_killed_while_a_version_arrives(scene: Scene, models: Registry) -> None:
+    clusters = scene.ray_clusters("sturdy")
+    with scene.traffic("sturdy", "tough") as traffic:
+        version = models.linear("tough", 4)
+        pods = scene.kubectl.json("get", "pods", "-A", "-l", KUBERAY)["items"]
+        for pod in pods:
+            _kill(scene, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        assert pods
+        scene.settled("tough", version=version)
+        report = traffic.stop()
+    print(report)
+    assert report.failed == []
+    assert scene.ray_clusters("sturdy") == clusters
+    scene.answers("sturdy", "tough", 4)
+
+
+def test_a_worker_deleted(scene: Scene) -> None:
+    """Gracefully, as a node is drained. Where another worker has a router and a replica, requests find them, and those
+    that it has as it goes may be lost. Where it has all of either, nothing answers until Serve has started others."""
+    scene.patch("modeldeployment", "tough", {"spec": {"replicas": 2}})
+    until("two replicas run", lambda: scene.get("modeldeployment", "tough")["status"]["replicas"] == 2, 120)
+    scene.settled("tough")
+    places = [set(found) for found in scene.places("sturdy").values()]
+    address = min(set.union(*places))
+    spared = all(found - {address} for found in places)
+    (gone,) = (pod for pod in scene.workers("sturdy") if pod["status"].get("podIP") == address)
+    with scene.traffic("sturdy", "tough") as traffic:
+        began = time.monotonic()
+        scene.kubectl("delete", "pod", gone["metadata"]["name"], "-n", scene.namespace, timeout=180)
+        print(f"the worker was gone after {time.monotonic() - began:.1f} s; {spared=}")
+        until("Serve has replaced what it had", lambda: _replaced(scene, address), 180, every=0.5)
+        print(f"what it had was replaced after {time.monotonic() - began:.1f} s")
+        until("both routers report", lambda: scene.routers("sturdy") == 2, 60, every=0.5)
+        scene.settled("tough")
+        report = traffic.stop()
+    print(report)
+    assert len(report.failed) <= 0.01 * report.sent or not spared
+    assert report.raw["longest_gap_s"] < 30
+    scene.answers("sturdy", "tough", 4)
+
+
+def _replaced(scene: Scene, address: str) -> bool:
+    """Whether two replicas of everything run, and none in the pod of that address."""
+    places = scene.places("sturdy")
+    return all(len(found) == 2 and address not in found for found in places.values())
+
+
+def test_the_head_deleted_without_redis(scene: Scene) -> None:
+    """Ray has nowhere to keep what it knows, so everything starts anew; the status says so, and it heals by itself."""
+    (head,) = scene.list("pods", "rayfleet.io/fleet=sturdy,ray.io/node-type=head")
+    versions = scene.get("modeldeployment", "tough")["status"]["versions"]
+    with scene.traffic("sturdy", "tough", rate=10) as traffic:
+        began = time.monotonic()
+        scene.kubectl("delete", "pod", head["metadata"]["name"], "-n", scene.namespace, "--wait=false")
+        until("the status says so", lambda: scene.condition("tough", "Ready").get("status") != "True", 60, every=0.3)
+        print(f"Ready was no longer True after {time.monotonic() - began:.1f} s: {scene.condition('tough', 'Ready')}")
+        scene.settled("tough")
+        print(f"Ready again after {time.monotonic() - began:.1f} s")
+        scene.answers("sturdy", "tough", 4)
+        report = traffic.stop()
+    print(report)
+    after = scene.get("modeldeployment", "tough")["status"]["versions"]
+    assert [each["app"] for each in after] == [each["app"] for each in versions]
+    assert report.failed, "the outage was not seen, so this test shows nothing"
+
+
+def test_the_api_server_and_the_kubelet_restarted(cluster: Cluster, scene: Scene, models: Registry) -> None:
+    if not isinstance(cluster, NodeCluster):
+        pytest.skip("the parts of other clusters are not ours to kill")
+    with scene.traffic("sturdy", "tough") as traffic:
+        for name in ("kube-apiserver", "kubelet"):
+            cluster.node.kill(name)
+            cluster.node.start(name)
+        began = time.monotonic()
+        version = models.linear("tough", 5)
+        scene.settled("tough", version=version)
+        print(f"a new version was alone {time.monotonic() - began:.1f} s after they were back")
+        report = traffic.stop()
+    print(report)
+    assert report.failed == []
+    scene.answers("sturdy", "tough", 5)
