@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOREIGN = ("LICENSE", "serving/rayfleet_serving/router/static/", "serving/rayfleet_serving/protocol/static/")
+FOREIGN = (
+    "LICENSE",
+    "serving/rayfleet_serving/router/static/",
+    "serving/rayfleet_serving/protocol/static/",
+    "tests/cluster/tools/",
+)
 """Texts of others."""
 
 FORBIDDEN = {
-    "a path of somebody's machine": r"(?<![\w.~-])/(work|home|root|Users)/\w",
+    "a path of somebody's machine": r"(?<![\w.~-])/(work|home(?!/ray\b)|root|Users)/\w",
     "a package index": r"pypi\.org|pythonhosted|index-url|find-links",
     "an unfinished thought": r"\b(TODO|FIXME|XXX)\b",
     "a word that hides what something does": r"\bhelpers?\b",
