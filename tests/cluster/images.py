@@ -29,6 +29,7 @@ PAUSE = "rayfleet/pause:test"
 KUBERAY = "rayfleet/kuberay-operator:test"
 OPERATOR = "rayfleet/operator:test"
 SERVING = "rayfleet/serving:test"
+EXTENDED = "rayfleet/serving-extended:test"
 MLFLOW = "rayfleet/mlflow:test"
 REDIS = "rayfleet/redis:test"
 
@@ -75,6 +76,12 @@ EXPOSE 6379
 CMD ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--dir", "/tmp"]
 """
 
+EXTENDED_FILE = f"""\
+FROM {SERVING}
+ENV EXTENDED=yes
+"""
+"""As somebody makes one who needs more in it than ours has."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -120,6 +127,7 @@ class Images:
             [dockerfile, data_path, EXTRAS],
             lambda docker, label: self._target("serving", SERVING, docker, label),
         )
+        self._add(EXTENDED, SERVING, [EXTENDED_FILE], self._extended)
         pins = (ROOT / "constraints.txt").read_text()
         self._add(MLFLOW, BASE, [MLFLOW_FILE, pins], self._mlflow)
         self._add(REDIS, BASE, [REDIS_FILE], self._redis)
@@ -220,6 +228,9 @@ class Images:
 
     def _redis(self, docker: Docker, label: list[str]) -> None:
         self._build(docker, REDIS, label, REDIS_FILE, self._empty("redis"))
+
+    def _extended(self, docker: Docker, label: list[str]) -> None:
+        self._build(docker, EXTENDED, label, EXTENDED_FILE, self._empty("extended"))
 
     def _target(self, target: str, name: str, docker: Docker, label: list[str]) -> None:
         text = (self._scratch / "Dockerfile").read_text()

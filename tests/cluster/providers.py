@@ -22,7 +22,13 @@ from cluster.locks import exclusive, say
 from cluster.node import Node
 from cluster.sandbox import Sandbox
 
-NAMES = {"operator": images.OPERATOR, "serving": images.SERVING, "mlflow": images.MLFLOW, "redis": images.REDIS}
+NAMES = {
+    "operator": images.OPERATOR,
+    "serving": images.SERVING,
+    "extended": images.EXTENDED,
+    "mlflow": images.MLFLOW,
+    "redis": images.REDIS,
+}
 """What tests call the images, and their names without what makes them unique."""
 
 
@@ -43,7 +49,7 @@ class Cluster(Protocol):
 
     @property
     def images(self) -> Mapping[str, str]:
-        """The names of the images "operator", "serving", "mlflow" and "redis", where the cluster has them."""
+        """The names of the images, by their keys in NAMES, where the cluster has them."""
 
     def up(self) -> None:
         """Make it ready; quick when it is."""

@@ -22,7 +22,7 @@ def test_a_change_reaches_what_is_made_from_it_alone(tmp_path: Path, monkeypatch
     before = _inputs(tmp_path / "before")
     monkeypatch.setattr(images, "EXTRAS", "onnx")
     after = _inputs(tmp_path / "after")
-    assert {name for name in before if before[name] != after[name]} == {images.SERVING}
+    assert {name for name in before if before[name] != after[name]} == {images.SERVING, images.EXTENDED}
 
 
 def test_another_base_reaches_all_but_the_one_without_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

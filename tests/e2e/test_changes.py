@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from cluster.deadline import until
+from cluster.providers import ClusterError
 
 from e2e.conftest import small_defaults
 from e2e.registry import Registry
@@ -68,19 +70,34 @@ def _running(scene: Scene) -> int:
     return sum(pod["status"]["phase"] == "Running" for pod in scene.list("pods", WORKERS))
 
 
-def test_a_change_of_the_pods_builds_one_new_cluster_and_loses_nothing(scene: Scene) -> None:
+def test_a_change_of_the_environment_builds_one_new_cluster_and_loses_nothing(scene: Scene) -> None:
+    _replaces_the_cluster(scene, {"env": [{"name": "SEASON", "value": "winter"}]})
+
+
+def test_a_change_of_the_image_builds_one_new_cluster_and_loses_nothing(scene: Scene) -> None:
+    if "extended" not in scene.images:
+        raise ClusterError("set RAYFLEET_E2E_EXTENDED_IMAGE to another serving image that the cluster can pull")
+    assert scene.images["extended"] != scene.images["serving"]
+    _replaces_the_cluster(scene, {"image": scene.images["extended"]})
+    pods = scene.list("pods", "rayfleet.io/fleet=steady,ray.io/node-type")
+    assert len(pods) == 3
+    assert {container["image"] for pod in pods for container in pod["spec"]["containers"]} == {scene.images["extended"]}
+
+
+def _replaces_the_cluster(scene: Scene, change: dict[str, Any]) -> None:
     (before,) = scene.ray_clusters("steady")
     seen = {before}
     with scene.traffic("steady", "counter") as traffic:
         began = time.monotonic()
-        scene.patch("modelfleet", "steady", {"spec": {"env": [{"name": "SEASON", "value": "winter"}]}})
+        scene.patch("modelfleet", "steady", {"spec": change})
 
         def replaced() -> bool:
-            seen.update(scene.ray_clusters("steady"))
-            return scene.ray_clusters("steady") not in ([before], []) and before not in scene.ray_clusters("steady")
+            now = scene.ray_clusters("steady")
+            seen.update(now)
+            return before not in now and now != []
 
         until("the new cluster is alone", replaced, START_S + 120, every=0.5)
-        print(f"the old cluster was gone after {time.monotonic() - began:.0f} s")
+        print(f"the old cluster was gone after {time.monotonic() - began:.0f} s; seen: {sorted(seen)}")
         scene.wait("steady", kind="modelfleet")
         report = traffic.stop()
     print(report)
