@@ -22,7 +22,7 @@ from rayfleet_operator.ray import observe as serve_observe
 from rayfleet_operator.ray.connections import Connections
 from rayfleet_operator.ray.serve import ServeError
 from rayfleet_operator.render import objects
-from rayfleet_operator.render.drift import foreign
+from rayfleet_operator.render.drift import foreign, written_owners
 from rayfleet_operator.render.names import (
     CLUSTER_LABEL,
     DASHBOARD_PORT,
@@ -113,7 +113,7 @@ async def _listed(client: KubeClient, kind: Kind, namespace: str, labels: str) -
 
 
 async def owned_only_by(client: KubeClient, fleet: FleetName, owner: Json) -> list[tuple[Kind, Json]]:
-    """The fleet's objects that have `owner` for their only owner. Raises KubeError."""
+    """The fleet's objects that nobody but `owner` asks for; Ray clusters may still need them. Raises KubeError."""
     child_kinds = (
         kinds.RAY_SERVICE,
         kinds.SERVICE,
@@ -128,7 +128,8 @@ async def owned_only_by(client: KubeClient, fleet: FleetName, owner: Json) -> li
         (kind, obj)
         for kind, found in zip(child_kinds, lists, strict=True)
         for obj in found
-        if [each["uid"] for each in obj["metadata"].get("ownerReferences") or []] == [owner["metadata"]["uid"]]
+        if [each["uid"] for each in written_owners(obj["metadata"].get("ownerReferences") or [])]
+        == [owner["metadata"]["uid"]]
     ]
 
 

@@ -268,9 +268,11 @@ class FleetReconciler:
             return Result()
         if not wanted.answers(asked.elsewhere):
             return Result(requeue_after=ELSEWHERE_S)
-        for kind, obj in own:
+        # What a Ray cluster needs to end comes last, once the cluster is gone and no longer among its owners.
+        unneeded = [(kind, obj) for kind, obj in own if len(obj["metadata"]["ownerReferences"]) == 1]
+        for kind, obj in unneeded:
             await self._client.delete(kind, key.namespace, obj["metadata"]["name"], uid=obj["metadata"]["uid"])
-        return Result()
+        return Result() if len(unneeded) == len(own) else Result(requeue_after=ELSEWHERE_S)
 
 
 def _environment(found: observe.Children, clusters: Clusters) -> str | None:

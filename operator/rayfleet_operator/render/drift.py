@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayfleet_operator.api import quantity
@@ -37,13 +37,13 @@ def _covered(key: str, live: Mapping[str, Any], wanted: Any) -> bool:
     if key == "ownerReferences":
         # Others may own it as well; none of ours may be missing, and none may be left of those that were.
         there = {_uid(each) for each in live[key]}
-        return covers(_people(live[key]), _people(wanted)) and all(_uid(each) in there for each in wanted)
+        return covers(written_owners(live[key]), written_owners(wanted)) and all(_uid(each) in there for each in wanted)
     if key in QUANTITIES:
         return _same_amount(live[key], wanted)
     return covers(live[key], wanted)
 
 
-def _people(owners: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def written_owners(owners: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The owners of our kinds, which people write, in an order of their own."""
     return sorted((each for each in owners if str(each.get("apiVersion", "")).startswith("rayfleet.io/")), key=_uid)
 
