@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from cluster.binaries import module_folder
 from cluster.control_plane import ControlPlane
+from envtest.stage import Stage, set_up
 
 HERE = Path(__file__).parent
 CRDS = HERE.parents[1] / "crds"
@@ -26,3 +27,9 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as started:
         started.kubectl.apply(definitions())
         yield started
+
+
+@pytest.fixture
+async def stage(control_plane: ControlPlane) -> AsyncIterator[Stage]:
+    async with set_up(control_plane) as stage:
+        yield stage
