@@ -67,6 +67,16 @@ async def test_applied_fields_belong_to_their_manager(client: KubeClient, namesp
     assert after["data"] == {"a": "1", "c": "1"}, "what is given no more goes, what is another's stays"
 
 
+async def test_every_character_arrives_as_it_is(client: KubeClient, namespace: str) -> None:
+    """Server-side apply is read as YAML, which takes fewer characters than JSON."""
+    planes = [
+        chr(code) for code in (*range(0x20, 0x500), *range(0x2000, 0x2100), 0xE000, 0xFEFF, 0xFFFD, 0xFFFE, 0xFFFF)
+    ]
+    text = "".join([*planes, "\t\n\r\0", "\U00010000", "\N{DOG FACE}", "\U0010ffff"])
+    made = await client.apply(config_map(namespace, a=text, b="half \ud83d"), field_manager="first")
+    assert made["data"] == {"a": text, "b": "half \ufffd"}
+
+
 async def test_force_takes_fields_over(client: KubeClient, namespace: str) -> None:
     await client.apply(config_map(namespace, a="1"), field_manager="first")
     await client.apply(config_map(namespace, a="2"), field_manager="second", force=True)

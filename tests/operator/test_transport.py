@@ -14,6 +14,7 @@ from rayfleet_operator.kube import errors
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.config import Credentials
 from rayfleet_operator.kube.kinds import CONFIG_MAP, SECRET
+from rayfleet_operator.kube.transport import of_status
 from rayfleet_operator.metrics import Metrics
 
 OBJECT = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ml", "name": "a"}}
@@ -199,3 +200,10 @@ async def test_what_the_server_warns_of_is_said_once(caplog: pytest.LogCaptureFi
     assert [record.message for record in caplog.records if "warns" in record.message] == [
         'The API server warns: unknown field "spec.x"'
     ]
+
+
+def test_the_near_end_of_a_broken_connection_is_no_news() -> None:
+    text = "failed calling webhook: read tcp 10.0.0.1:{}->10.0.0.2:443: connection reset by peer"
+    one, two = (str(of_status({"message": text.format(port)}, code=500, about="apply")) for port in (41234, 52345))
+    assert one == two
+    assert "10.0.0.1->10.0.0.2:443" in one

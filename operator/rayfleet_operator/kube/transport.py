@@ -170,7 +170,7 @@ class Transport:
             request.method,
             request.path,
             params=request.params,
-            content=None if request.body is None else json.dumps(request.body, separators=(",", ":")),
+            content=None if request.body is None else encoded(request.body),
             headers=headers,
             timeout=limits,
         )
@@ -202,6 +202,21 @@ class Transport:
         return errors.Unreachable(f"cannot {request.about}: the API server {self._connection.server} {what}")
 
 
+_NOT_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
+"""Characters that JSON holds as they are and the API server's reader of YAML does not."""
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of a pair of UTF-16, which are no characters."""
+
+
+def encoded(body: object) -> bytes:
+    """JSON that is YAML as well, as the API server reads it (sigs.k8s.io/yaml): that reader refuses JSON's way to
+    escape what lies beyond U+FFFF, so such characters stand as they are, and those that it refuses raw are escaped.
+    Halves of characters, which nothing can read, become U+FFFD."""
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    text = _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _HALVES.sub("\ufffd", text).encode()
+
+
 _SILENCES: dict[type[httpx.RequestError], str] = {
     httpx.ConnectError: "takes no connection",
     httpx.ConnectTimeout: f"took no connection within {CONNECT_S:g} s",
@@ -228,6 +243,8 @@ _BY_CODE: dict[int, type[KubeError]] = {
 _NO_TYPE = re.compile(r"failed to create typed \w+ object|failed to convert \w+ object \(.*?\) to smd typed")
 """How server-side apply refuses what its schema cannot read, like a text where a list of maps should be. It answers 500
 although the API server works well, and trying the same again ends the same."""
+_PORT = re.compile(r"(\d|\]):\d+->")
+"""The near end of a broken connection, in Go's words. It is another each time, and would make one fault look new."""
 _NO_SCHEMA = "no corresponding type for"
 
 
@@ -248,7 +265,7 @@ def failure(request: Request, response: httpx.Response, content: bytes) -> KubeE
 
 def of_status(status: Mapping[str, Any], *, code: int, about: str, retry_after_s: float | None = None) -> KubeError:
     """The error for an object of kind Status; `about` says what was tried."""
-    message = str(status.get("message") or f"the API server answered {code}")
+    message = _PORT.sub(r"\1->", str(status.get("message") or f"the API server answered {code}"))
     error = _BY_CODE.get(code, KubeError)
     # That there is no schema at all is another matter: a kind that was defined a moment ago has none yet.
     if code == httpx.codes.INTERNAL_SERVER_ERROR and _NO_TYPE.match(message) and _NO_SCHEMA not in message:
