@@ -95,6 +95,8 @@ class Controller:
             if result.requeue_after is not None:
                 outcome = "requeue_after"
                 self.queue.add_after(key, result.requeue_after)
+            else:
+                self.resync.rests(key)
         took = time.perf_counter() - began
         self._metrics.reconciled(outcome, took)
         logger.debug("Reconciled in %.2f s: %s", took, outcome)

@@ -51,6 +51,11 @@ class Resync:
                 failed = await self._list(client, failed)
             await asyncio.sleep(left)
 
+    def rests(self, key: FleetKey) -> None:
+        """Have a fleet that is at rest looked at within the time between resyncs: its turn may just have gone by."""
+        if any(key in found for found in self._listed.values()):
+            self._queue.add_after(key, self._every)
+
     def waits_for(self) -> str | None:
         """What stands between now and having queued all fleets once."""
         refused = {place for place, problem in self._problems.items() if isinstance(problem, Forbidden)}
@@ -97,9 +102,10 @@ class Resync:
 def _share(key: FleetKey) -> float:
     """Of the time between resyncs, after which a fleet comes round.
 
-    Always the same, so it comes at even times; and before the next resync, which adds nothing to what waits already.
+    Always the same, so it comes at even times; never at once; and before the next resync, which adds nothing to what
+    waits already.
     """
-    return (1 - JITTER) * (hash(key) % 1000) / 1000
+    return (1 - JITTER) * (hash(key) % 1000 + 1) / 1001
 
 
 async def _objects(client: KubeClient, place: Place) -> Sequence[Json]:

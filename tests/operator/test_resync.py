@@ -107,6 +107,26 @@ async def test_fleets_come_all_at_once_and_then_spread_over_the_whole_time() -> 
     assert max(after - before for before, after in itertools.pairwise([0, *ready])) < 60
 
 
+async def test_a_fleet_that_comes_to_rest_is_looked_at_within_the_time_whatever_was_planned() -> None:
+    server, clock = Namespaces(a=["m"]), Clock()
+    queue: WorkQueue[FleetKey] = WorkQueue(clock=clock)
+    resync = Resync(Settings(namespaces=("a",), resync_s=60), Fleets(), queue)
+    async with api_server(server.answer) as connection, KubeClient(connection) as client:
+        running = asyncio.create_task(resync.run(client))
+        await until(lambda: server.lists >= 3)
+        key = await queue.get()
+        queue.done(key)
+        resync.rests(key)
+        resync.rests(FleetKey("a", "gone"))
+        clock.forward(59)
+        assert len(queue) == 0
+        clock.forward(2)
+        assert await queue.get() == key
+        assert len(queue) == 0, "what is not there any more does not come round"
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def test_a_namespace_that_is_closed_holds_up_no_other(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
