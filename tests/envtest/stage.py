@@ -43,10 +43,10 @@ class Stage:
     references: References[FleetKey]
     reconciler: FleetReconciler
 
-    async def restart(self, **defaults: Any) -> None:
+    async def restart(self, *, deadline_s: float = 60, **defaults: Any) -> None:
         """Another operator, with fleet defaults of its own."""
         await self.reconciler.close()
-        self.reconciler = started(self.client, self.namespace, self.references, {**DEFAULTS, **defaults})
+        self.reconciler = started(self.client, self.namespace, self.references, {**DEFAULTS, **defaults}, deadline_s)
 
     async def model(self, name: str, *, fleet: str | None = None, **model: Any) -> None:
         """A model that was resolved before."""
@@ -162,8 +162,10 @@ def _images(cluster: Json) -> set[str]:
     return {container["image"] for template in templates for container in template["spec"]["containers"]}
 
 
-def started(client: KubeClient, namespace: str, references: References[FleetKey], defaults: Json) -> FleetReconciler:
-    settings = Settings(operator_namespace=namespace, fleet_defaults=defaults)
+def started(
+    client: KubeClient, namespace: str, references: References[FleetKey], defaults: Json, deadline_s: float = 60
+) -> FleetReconciler:
+    settings = Settings(operator_namespace=namespace, fleet_defaults=defaults, reconcile_deadline_s=deadline_s)
     return FleetReconciler(settings, client, references, lambda key: None)
 
 

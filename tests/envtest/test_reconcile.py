@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from cluster.control_plane import ControlPlane
 from envtest.stage import NOWHERE, Stage
 from ray_stand_in import APPLICATIONS, TRAFFIC
 
 from rayfleet_operator.kube import kinds
-from rayfleet_operator.kube.errors import Unreachable
 from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.reconcile import wanted
 
@@ -124,73 +119,6 @@ async def test_a_changed_environment_is_told_of_until_the_pods_are_replaced(stag
     assert await stage.environment("vision") != read
 
 
-@asynccontextmanager
-async def broken_webhook(stage: Stage, control_plane: ControlPlane, *resources: str) -> AsyncIterator[None]:
-    """Nobody answers where the API server must ask before it takes such objects."""
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": list(resources)}
-    hook = {
-        "name": "nobody.example.com",
-        "clientConfig": {"url": "https://127.0.0.1:9/"},
-        "rules": [rule],
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.namespace}},
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-    }
-    kind = "ValidatingWebhookConfiguration"
-    metadata = {"name": stage.namespace}
-    control_plane.kubectl.apply(
-        [{"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": metadata, "webhooks": [hook]}]
-    )
-    try:
-        await stage.until_written("probe", False)
-        yield
-    finally:
-        control_plane.kubectl("delete", kind, stage.namespace)
-        await stage.until_written("probe", True)
-
-
-async def test_what_fails_to_be_written_keeps_back_neither_the_rest_nor_the_statuses(
-    stage: Stage, control_plane: ControlPlane
-) -> None:
-    await stage.apply("ModelFleet", "vision", {})
-    await stage.model("web", fleet="vision")
-    await stage.passes("vision", 5)
-    async with broken_webhook(stage, control_plane, "services", "secrets"):
-        await stage.client.delete(kinds.SERVICE, stage.namespace, "vision")
-        await stage.client.delete(kinds.SECRET, stage.namespace, "vision-auth")
-        await stage.apply("ModelDeployment", "web", {**SPEC, "fleet": "vision", "replicas": 2})
-        with pytest.raises(ExceptionGroup) as caught:
-            await stage.passes("vision", 1)
-        assert [type(each) for each in caught.value.exceptions] == [Unreachable, Unreachable]
-        live = (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"]
-        assert '"num_replicas": 2' in live["serveConfigV2"].split("web-")[1]
-        ready, degraded = await stage.condition("web", "Ready"), await stage.condition("web", "Degraded")
-        assert (ready["status"], ready["reason"]) == ("False", "WriteFailed"), "there is no address to call"
-        assert degraded["reason"] == "WriteFailed"
-        assert "Secret vision-auth" in degraded["message"]
-        assert "failed calling webhook" in degraded["message"]
-        fleet = (await stage.get(kinds.MODEL_FLEET, "vision"))["status"]
-        assert "WriteFailed" in {each["reason"] for each in fleet["conditions"]}
-    await stage.passes("vision", 3)
-    assert (await stage.condition("web", "Ready"))["status"] == "True"
-    assert (await stage.condition("web", "Degraded"))["reason"] != "WriteFailed"
-
-
-async def test_a_restarted_operator_takes_no_credentials_away(stage: Stage) -> None:
-    await stage.secret("token", {"MLFLOW_TRACKING_TOKEN": "sesame"})
-    await stage.model("web", registry={"trackingUri": NOWHERE, "secretName": "token"})
-    kept = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "web-credentials", "namespace": stage.namespace, "labels": {"rayfleet.io/fleet": "web"}},
-        "data": {"web.MLFLOW_TRACKING_TOKEN": base64.b64encode(b"sesame").decode()},
-    }
-    await stage.client.create(kept)
-    # The first pass of a new operator: the watch of the Secret has not answered yet.
-    await stage.reconciler.reconcile(FleetKey(stage.namespace, "web"))
-    assert (await stage.get(kinds.SECRET, "web-credentials"))["data"] == kept["data"]
-
-
 async def test_what_was_said_stays_said_of_a_model_that_can_no_longer_be_read(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,3 +144,52 @@ def test_a_model_of_a_name_that_none_may_have_today_is_told_so_and_keeps_its_pla
     good, problems = wanted.parsed({"old-serve-svc": {"metadata": metadata, "spec": {"model": {"uri": "models:/a/1"}}}})
     assert [(each.metadata.name, each.metadata.generation) for each in good] == [("old-serve-svc", 7)]
     assert "KubeRay" in problems["old-serve-svc"].message
+
+
+async def test_any_character_may_stand_in_a_label_and_in_what_is_told(stage: Stage) -> None:
+    dog = "\N{DOG FACE}"
+    await stage.model("web")
+    classes = {"classification": {"labels": [dog, "\N{SNOWMAN}"]}}
+    await stage.apply("ModelDeployment", "web", {**SPEC, "transform": {"output": classes}})
+    await stage.passes("web", 5)
+    assert (await stage.condition("web", "Ready"))["status"] == "True"
+    assert dog in (await stage.get(kinds.RAY_SERVICE, "web"))["spec"]["serveConfigV2"]
+
+
+async def test_an_invalid_fleet_is_not_called_ready_when_it_no_longer_answers(stage: Stage) -> None:
+    await stage.apply("ModelFleet", "vision", {})
+    await stage.model("web", fleet="vision")
+    await stage.passes("vision", 5)
+    await stage.restart(image=3)
+    await stage.passes("vision", 1)
+    assert (await stage.condition("web", "Degraded"))["reason"] == "InvalidFleet"
+    assert await stage.is_ready("web")
+    stage.ray.silent = {APPLICATIONS, TRAFFIC}
+    await stage.restart(image=3)
+    await stage.passes("vision", 1)
+    ready = await stage.condition("web", "Ready")
+    assert (ready["status"], ready["reason"]) == ("Unknown", "RayUnreachable")
+    fleet = (await stage.get(kinds.MODEL_FLEET, "vision"))["status"]["conditions"]
+    assert {each["status"] for each in fleet if each["type"] == "Ready"} == {"Unknown"}
+
+
+async def test_a_field_of_a_newer_release_changes_nothing_of_a_fleet(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.apply("ModelFleet", "vision", {})
+    await stage.model("web", fleet="vision")
+    await stage.passes("vision", 5)
+    names = [(kinds.MODEL_DEPLOYMENT, "web"), (kinds.MODEL_FLEET, "vision"), (kinds.RAY_SERVICE, "vision")]
+    before = [await stage.get(*each) for each in names]
+    real = stage.client.get
+
+    async def with_more(kind: kinds.Kind, namespace: str, name: str) -> Json | None:
+        found = await real(kind, namespace, name)
+        if found is not None and kind == kinds.MODEL_FLEET:
+            found["spec"] |= {"invented": {"later": True}}
+        return found
+
+    with monkeypatch.context() as later:
+        later.setattr(stage.client, "get", with_more)
+        await stage.passes("vision", 3)
+    assert [await stage.get(*each) for each in names] == before

@@ -56,7 +56,7 @@ def conditions_of(
         failed: why some of the fleet's objects could not be written just now, if so.
     """
     serving, following = clusters.serving, clusters.next
-    ready = _ready(clusters)
+    ready = readiness(clusters)
     why: Faults = []
     if refused is not None:
         why.append((FleetReason.RAY_SERVICE_REFUSED, f"the RayService is refused: {refused}"))
@@ -84,7 +84,8 @@ def conditions_of(
     return ready, _progressing(clusters, ready, waits), conditions.degraded(why + others)
 
 
-def _ready(clusters: Clusters) -> Condition:
+def readiness(clusters: Clusters) -> Condition:
+    """Whether the cluster that has the requests answers."""
     serving = clusters.serving
     if serving is None:
         return conditions.ready("False", FleetReason.STARTING, "there is no Ray cluster yet")

@@ -41,16 +41,19 @@ class Known:
         *,
         before: Mapping[str, bytes],
         unreadable: Collection[str],
+        serving: Collection[str],
         digest: Callable[[Mapping[str, str]], str],
     ) -> Known:
         """Watch what the fleet refers to now, and nothing else for it; returns what is known of it.
 
         Args:
             before: files that the fleet's credentials Secret holds. A model keeps its own while its objects are not
-                known: after a restart of the operator none is.
+                known (after a restart of the operator none is), are not there, or do not hold what they should.
             unreadable: models of which it is not known what the version that serves refers to; they keep theirs as
                 well, and nothing is watched for them.
-            digest: of an object's data; it must tell nothing about them.
+            serving: models that run with credentials. One that names none any more keeps them as long.
+            digest: of an object's data; it must tell nothing about them. Two that begin differently before their dot
+                were made in different ways, and cannot be compared.
         """
         by_model = {
             model.metadata.name: list(_of_model(key, model)) if model.metadata.name not in unreadable else []
@@ -65,12 +68,14 @@ class Known:
         for model in models:
             named = {reference.kind: found[reference] for reference in by_model[model.metadata.name]}
             secret, config_map = named.get(SECRET), named.get(CONFIG_MAP)
+            held = {file: data for file, data in before.items() if file.startswith(f"{model.metadata.name}.")}
             if model.metadata.name in unreadable or isinstance(secret, Unknown) or isinstance(config_map, Unknown):
-                own = f"{model.metadata.name}."
-                files |= {file: data for file, data in before.items() if file.startswith(own)}
+                files |= held
                 continue
-            shown[model.metadata.name] = access(model, secret, config_map)
-            files |= pod_files(model, secret, config_map)
+            shown[model.metadata.name] = found_out = access(model, secret, config_map)
+            # A name that was mistyped, or a Secret that is made anew just now, takes nothing from what serves.
+            kept = isinstance(found_out, CredentialsMissing) or (not named and model.metadata.name in serving)
+            files |= held if kept else pod_files(model, secret, config_map)
         versions = {
             f"{reference.kind}/{reference.name}": digest(obj.get("data") or {}) if obj is not None else ""
             for reference in environment
@@ -90,7 +95,13 @@ class Known:
             return []
         then = dict(each.rsplit("@", 1) for each in read.split(",") if "@" in each)
         # What was not there was read later: no pod starts without it.
-        return sorted(name for name, version in self.versions.items() if then.get(name) not in (None, "", version))
+        return sorted(name for name, version in self.versions.items() if _changed(then.get(name, ""), version))
+
+
+def _changed(then: str, now: str) -> bool:
+    """Whether a digest tells of other contents than the one before; one of another operator's key tells nothing."""
+    comparable = not now or then.partition(".")[0] == now.partition(".")[0]
+    return then not in ("", now) and comparable
 
 
 def _of_model(key: FleetKey, model: ModelDeployment) -> Iterator[Reference]:

@@ -16,6 +16,7 @@ from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import NotFound
 from rayfleet_operator.kube.kinds import Kind
 from rayfleet_operator.plan import pods
+from rayfleet_operator.plan.live import live_apps
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.plan.switch import Clusters, ObservedCluster
 from rayfleet_operator.ray import observe as serve_observe
@@ -219,6 +220,11 @@ def given(ray_service: Json | None) -> ObservedFleet:
         # Somebody wrote into it; the next apply puts that right.
         return ObservedFleet()
     return serve_observe.fleet(apps, (), ObservedFleet(), datetime.now(UTC))
+
+
+def with_credentials(given: ObservedFleet) -> set[str]:
+    """Models of which a version was given to KubeRay that waits for credentials before it downloads."""
+    return {app.model for app in live_apps(given).values() if app.observed.entry["args"].get("credentials")}
 
 
 def _refusals(ray_cluster: Json) -> tuple[pods.Trouble, ...]:

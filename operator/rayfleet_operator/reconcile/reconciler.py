@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,15 +21,15 @@ from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.controller import Result
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.client import KubeClient
+from rayfleet_operator.kube.errors import Unreachable
 from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.kube.references import References
-from rayfleet_operator.plan import capacity, deployment, switch
-from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
+from rayfleet_operator.plan import capacity, deployment, fleet_conditions, switch
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
 from rayfleet_operator.plan.switch import Clusters
-from rayfleet_operator.ray.connections import Connections
 from rayfleet_operator.reconcile import change, observe, report, wanted
-from rayfleet_operator.reconcile.idle import Idle
 from rayfleet_operator.reconcile.known import Known
+from rayfleet_operator.reconcile.memory import BUSY_S, Memory
 from rayfleet_operator.reconcile.tokens import TokenKey, operator_key
 from rayfleet_operator.registry.resolver import Resolver
 from rayfleet_operator.render import revision, standing
@@ -41,12 +41,8 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-BUSY_S = 2.0
-"""Between passes while something is under way: KubeRay itself looks every two seconds."""
-PATIENT_S = 15.0
-"""Longest time between passes over a fleet that is not at rest, but where nothing changes."""
-PATIENCE = 1.3
-"""By how much the time grows with each pass that saw nothing new."""
+WRITING = 0.6
+"""Of the time for a pass, what writing a fleet's objects may take; statuses follow."""
 RESOLVE_S = 60.0
 """For all models of one registry together. Nobody waits for it."""
 LAST_REQUESTS_S = 30.0
@@ -56,36 +52,6 @@ MOVING = "Moving"
 HELD = "a change of the pods waits until KubeRay has made the first Ray cluster its own"
 ELSEWHERE_S = 10.0
 """Between looks at a model that moved to another fleet and does not answer there yet."""
-
-
-@dataclass
-class _Memory:
-    """What is kept of one fleet from pass to pass."""
-
-    connections: Connections = field(default_factory=Connections)
-    before: dict[str, ObservedFleet] = field(default_factory=dict)
-    """What each cluster's Serve said last."""
-    idle: Idle = field(default_factory=Idle)
-    heard: datetime | None = None
-    """When the routers that serve answered last."""
-    saw: object = None
-    """What the last pass saw."""
-    wait_s: float = BUSY_S
-    """How long it waited for the next one."""
-
-    async def looked(self, clusters: Clusters, now: datetime) -> None:
-        """Keep what was observed, and the connections that it took."""
-        await self.connections.tidy()
-        serving = clusters.serving
-        if serving is not None and serving.observed is not None and serving.observed.routers:
-            self.heard = now
-        self.before = {name: each.observed for name, each in clusters.by_name.items() if each.observed is not None}
-
-    def pause(self, saw: object) -> float:
-        """Seconds until the next pass over a fleet that is not at rest."""
-        self.wait_s = BUSY_S if saw != self.saw else min(self.wait_s * PATIENCE, PATIENT_S)
-        self.saw = saw
-        return self.wait_s
 
 
 def build(
@@ -114,7 +80,7 @@ class FleetReconciler:
         self._resolutions = Resolutions(resolver, self._resolved)
         self._resolving = asyncio.create_task(self._resolutions.run(), name="resolutions")
         self._key: TokenKey | None = None
-        self._memory: dict[FleetKey, _Memory] = {}
+        self._memory: dict[FleetKey, Memory] = {}
         self._fleets: dict[tuple[str, str], FleetKey] = {}
         """Which fleet each model was followed for last, by namespace and name."""
 
@@ -139,7 +105,7 @@ class FleetReconciler:
         asked = await wanted.read(self._client, FleetName(*key))
         if not asked.exists:
             return await self._without_fleet(key, asked)
-        memory = self._memory.setdefault(key, _Memory())
+        memory = self._memory.setdefault(key, Memory())
         found = await observe.children(self._client, asked.name, asked.owners)
         token, made_with = self._key.token(asked.name, found.auth_secret)
         now = datetime.now(UTC)
@@ -147,19 +113,26 @@ class FleetReconciler:
         await memory.looked(clusters, now)
         outcome = change.Outcome()
         follow = switch.follow(clusters)
-        await change.point(self._client, asked, found, follow, outcome)
+        begun = asyncio.get_running_loop().time()
+        async with self._in_time(begun, outcome):
+            await change.point(self._client, asked, found, follow, outcome)
+        unheard = now - memory.heard if memory.heard is not None else None
         try:
-            spec = wanted.fleet_spec(asked.written, self._settings.fleet_defaults)
-            inputs = revision.inputs_digest(asked.written, asked.restart)
+            written = wanted.known_fields(asked.written)
+            spec = wanted.fleet_spec(written, self._settings.fleet_defaults)
+            inputs = revision.inputs_digest(written, asked.restart)
             fleet = wanted.as_fleet(asked.name, asked.fleet)
         except ValidationError as error:
-            await report.invalid_fleet(self._client, asked, described(error), now)
+            quiet = report.is_quiet(unheard)
+            ready = fleet_conditions.readiness(clusters)
+            await report.invalid_fleet(self._client, asked, described(error), None if quiet else ready, now)
             await report.fleet_missing(self._client, asked.name, asked.strangers, now)
             outcome.end()
-            return Result(requeue_after=BUSY_S if clusters.next is not None else None)
+            busy = quiet or clusters.next is not None
+            return Result(requeue_after=BUSY_S if busy else None)
         kept = revision.rendered(found.revisions, found.taken, inputs)
         if kept is not None:
-            spec = standing.meant(spec, kept, wanted.said(asked.written))
+            spec = standing.meant(spec, kept, wanted.said(written))
 
         given = observe.given(found.ray_service)
         moving = await wanted.moving(self._client, asked, given.table.models if given.table is not None else ())
@@ -174,6 +147,7 @@ class FleetReconciler:
             spec,
             before=observe.decoded(found.credentials_secret),
             unreadable={*invalid, *moving},
+            serving=observe.with_credentials(given),
             digest=self._key.digest,
         )
         resolutions = self._resolved_models(key, models, known, invalid) | capacity.misfits(models, spec) | invalid
@@ -207,7 +181,8 @@ class FleetReconciler:
             network_policy=self._settings.network_policy,
             dashboard_clients=self._settings.dashboard_clients,
         )
-        await change.make(self._client, to_change, outcome)
+        async with self._in_time(begun, outcome):
+            await change.make(self._client, to_change, outcome)
         for name in memory.idle.over(clusters, follow, timedelta(seconds=longest + LAST_REQUESTS_S), now):
             uid = found.ray_clusters[name]["metadata"]["uid"]
             await outcome.of(self._client.delete(kinds.RAY_CLUSTER, key.namespace, name, uid=uid))
@@ -221,12 +196,13 @@ class FleetReconciler:
                 models=models,
                 resolutions=resolutions,
                 planned=planned,
-                refused=[*outcome.refused, *([refused] if refused is not None else [])],
-                failed=[str(error) for error in outcome.failed],
+                # Sorted: which of several writes ends first is chance, and must not look like news.
+                refused=[*sorted(outcome.refused), *([refused] if refused is not None else [])],
+                failed=sorted(str(error) for error in outcome.failed),
                 address_taken=outcome.no_address,
                 waits=HELD if held else None,
                 stale_environment=known.stale(_environment(found, clusters)),
-                unheard=now - memory.heard if memory.heard is not None else None,
+                unheard=unheard,
                 now=now,
             ),
         )
@@ -235,6 +211,21 @@ class FleetReconciler:
         if settled and planned.requeue_after is None and not moving and len(clusters.by_name) == 1:
             return Result()
         return Result(requeue_after=memory.pause((planned.config, planned.models, planned.follow)))
+
+    @asynccontextmanager
+    async def _in_time(self, begun: float, outcome: change.Outcome) -> AsyncIterator[None]:
+        """Bound what is written from `begun` on, so that statuses are told whatever hangs: an admission webhook may
+        take half a minute for each object."""
+        seconds = WRITING * self._settings.reconcile_deadline_s
+        try:
+            async with asyncio.timeout_at(begun + seconds) as deadline:
+                yield
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            text = f"the API server, or a webhook that it asks, takes longer than {seconds:g} s"
+            outcome.failed.append(Unreachable(f"cannot write the fleet's objects: {text}"))
+            logger.debug("Given up", exc_info=error)
 
     def _resolved_models(
         self, key: FleetKey, models: list[ModelDeployment], known: Known, invalid: Mapping[str, object]

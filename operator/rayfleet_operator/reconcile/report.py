@@ -57,7 +57,12 @@ class Facts:
     @property
     def quiet(self) -> bool:
         """Nothing was heard just now, but a moment ago: one lost answer is no outage."""
-        return self.unheard is not None and timedelta() < self.unheard < QUIET
+        return is_quiet(self.unheard)
+
+
+def is_quiet(unheard: timedelta | None) -> bool:
+    """Whether routers that answered a moment ago do not just now; None: none ever answered."""
+    return unheard is not None and timedelta() < unheard < QUIET
 
 
 async def write(client: KubeClient, facts: Facts) -> bool:
@@ -143,9 +148,15 @@ async def fleet_missing(client: KubeClient, name: FleetName, models: Mapping[str
     await _same_for_all(client, models, Reason.FLEET_NOT_FOUND, message, now)
 
 
-async def invalid_fleet(client: KubeClient, asked: wanted.Wanted, message: str, now: datetime) -> None:
-    """Tell the fleet and its models that the fleet's spec and the defaults together are none. Raises KubeError."""
-    await _same_for_all(client, asked.models, Reason.INVALID_FLEET, message, now)
+async def invalid_fleet(
+    client: KubeClient, asked: wanted.Wanted, message: str, ready: Condition | None, now: datetime
+) -> None:
+    """Tell the fleet and its models that the fleet's spec and the defaults together are none. Raises KubeError.
+
+    Args:
+        ready: whether the fleet answers all the same; None where that was not heard just now.
+    """
+    await _same_for_all(client, asked.models, Reason.INVALID_FLEET, message, now, ready)
     if asked.fleet is None:
         return
     before = wanted.fleet_status(asked.fleet)
@@ -154,7 +165,7 @@ async def invalid_fleet(client: KubeClient, asked: wanted.Wanted, message: str, 
             "observed_generation": asked.fleet["metadata"]["generation"],
             "conditions": status.merged(
                 before.conditions,
-                _held(before.conditions, Reason.INVALID_FLEET, message),
+                _held(before.conditions, Reason.INVALID_FLEET, message, ready),
                 asked.fleet["metadata"]["generation"],
                 now,
             ),
@@ -164,7 +175,12 @@ async def invalid_fleet(client: KubeClient, asked: wanted.Wanted, message: str, 
 
 
 async def _same_for_all(
-    client: KubeClient, objects: Mapping[str, Json], reason: str, message: str, now: datetime
+    client: KubeClient,
+    objects: Mapping[str, Json],
+    reason: str,
+    message: str,
+    now: datetime,
+    ready: Condition | None = None,
 ) -> None:
     models, _ = wanted.parsed(objects)
     await _all(
@@ -179,7 +195,7 @@ async def _same_for_all(
                         "observed_generation": model.metadata.generation,
                         "conditions": status.merged(
                             model.status.conditions,
-                            _held(model.status.conditions, reason, message),
+                            _held(model.status.conditions, reason, message, ready),
                             model.metadata.generation,
                             now,
                         ),
@@ -191,13 +207,19 @@ async def _same_for_all(
     )
 
 
-def _held(before: Sequence[StatusCondition], reason: str, message: str) -> tuple[Condition, ...]:
-    """Nothing can be decided. Whether it answers is what it was before: nothing that serves was touched."""
+def _held(
+    before: Sequence[StatusCondition], reason: str, message: str, fleet: Condition | None
+) -> tuple[Condition, ...]:
+    """Nothing can be decided. What was answered before still is, since nothing that serves was touched, as long as the
+    fleet answers; `fleet` is its Ready, None where nobody knows better."""
     was = conditions.find(before, ConditionType.READY)
-    if was is not None and was.status == "True" and reason != Reason.FLEET_NOT_FOUND:
-        ready = conditions.ready("True", was.reason, was.message)
-    else:
+    if was is None or was.status == "False" or reason == Reason.FLEET_NOT_FOUND:
         ready = conditions.ready("False", reason, message)
+    elif fleet is not None and fleet.status != "True":
+        ready = fleet
+    else:
+        # What could not be told before is not told by the fleet alone.
+        ready = conditions.ready(was.status, was.reason, was.message)
     return ready, conditions.resting(reason, message), conditions.degraded([(reason, message)])
 
 

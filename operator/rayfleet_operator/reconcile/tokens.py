@@ -39,9 +39,13 @@ class TokenKey:
         return hashlib.sha256(b"rayfleet key " + self._key).hexdigest()[:16]
 
     def digest(self, data: Mapping[str, str]) -> str:
-        """Tells the contents of Secrets and ConfigMaps apart, and nothing else about them."""
+        """Tells the contents of Secrets and ConfigMaps apart, and nothing else about them.
+
+        It begins with the key's fingerprint: digests of two keys differ whatever the contents are.
+        """
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-        return hmac.new(self._key, b"data " + text.encode(), hashlib.sha256).hexdigest()[:16]
+        found = hmac.new(self._key, b"data " + text.encode(), hashlib.sha256).hexdigest()[:16]
+        return f"{self.fingerprint}.{found}"
 
     def token(self, fleet: FleetName, secret: Mapping[str, Any] | None) -> tuple[str, str]:
         """The fleet's token, and the fingerprint of the key that it was derived from.

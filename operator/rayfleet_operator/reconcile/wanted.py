@@ -6,9 +6,9 @@ import asyncio
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rayfleet_operator.api.base import UNKNOWN_FIELD
 from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
@@ -24,6 +24,8 @@ from rayfleet_operator.render import objects
 from rayfleet_operator.render.names import RESTART_ANNOTATION, FleetName, annotation
 
 Json = dict[str, Any]
+
+Api = TypeVar("Api", bound=BaseModel)
 
 MAX_UNKNOWN = 8
 """Levels of unknown fields that are looked through."""
@@ -153,9 +155,23 @@ def _read(obj: Json) -> ModelDeployment:
     Raises:
         ValidationError: what is left is none.
     """
+    return _validated(ModelDeployment, obj)[0]
+
+
+def known_fields(written: Mapping[str, Any]) -> Json:
+    """A ModelFleet's spec without the fields that this operator does not know, as with a model's.
+
+    Raises:
+        ValidationError: what is left is none.
+    """
+    return _validated(ModelFleetSpec, dict(written))[1]
+
+
+def _validated(api_type: type[Api], obj: Json) -> tuple[Api, Json]:
+    """The object, and what it was made of: all but unknown fields."""
     for _ in range(MAX_UNKNOWN):
         try:
-            return ModelDeployment.model_validate(obj)
+            return api_type.model_validate(obj), obj
         except ValidationError as error:
             unknown = [
                 detail["loc"]
@@ -167,7 +183,7 @@ def _read(obj: Json) -> ModelDeployment:
             obj = copy.deepcopy(obj)
             for path in unknown:
                 _drop(obj, path)
-    return ModelDeployment.model_validate(obj)
+    return api_type.model_validate(obj), obj
 
 
 def _drop(obj: Any, path: tuple[int | str, ...]) -> None:
