@@ -1,12 +1,18 @@
 {{- /* "rayfleet-operator" for a release called rayfleet, "<release>-rayfleet-operator" for others. */}}
 {{- define "rayfleet.fullname" -}}
+{{- $name := "" }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- $name = .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
 {{- else if contains "rayfleet" .Release.Name }}
-{{- printf "%s-operator" (.Release.Name | trunc 41 | trimSuffix "-") }}
+{{- $name = printf "%s-operator" (.Release.Name | trunc 41 | trimSuffix "-") }}
 {{- else }}
-{{- printf "%s-operator" (printf "%s-rayfleet" .Release.Name | trunc 41 | trimSuffix "-") }}
+{{- $name = printf "%s-operator" (printf "%s-rayfleet" .Release.Name | trunc 41 | trimSuffix "-") }}
 {{- end }}
+{{- /* A release may have a name that a Service cannot have, and that the operator refuses for its Lease. */}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "fullnameOverride: objects would be called %q; set it to a name of a-z, 0-9 and - that begins with a letter and does not end with -" $name) }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{- /* By its name, NetworkPolicies of fleets let the operator reach Ray, so it is always the same. */}}
