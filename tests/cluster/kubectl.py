@@ -23,7 +23,11 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 class KubectlError(RuntimeError):
-    """kubectl failed; the message holds the command and what it said."""
+    """kubectl failed; the message holds the command and what it said, `output` what of that is its standard output."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Kubectl:
         except subprocess.TimeoutExpired as error:
             raise KubectlError(f"kubectl {' '.join(arguments)}: no end after {timeout:.0f} s") from error
         if ran.returncode:
-            raise KubectlError(f"kubectl {' '.join(arguments)}: {ran.stderr.strip() or ran.stdout.strip()}")
+            said = ran.stderr.strip() or ran.stdout.strip()
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {said}", ran.stdout)
         return ran.stdout
 
     @property

@@ -82,8 +82,10 @@ class Rights:
             answer = self._kubectl(
                 "auth", "can-i", verb, *resource.split(), "--namespace", namespace, "--as", self._user
             )
-        except KubectlError:  # kubectl ends with 1 for "no"
-            return False
+        except KubectlError as error:
+            if error.output.strip() != "no":
+                raise
+            return False  # kubectl ends with 1 for "no", and for all that keeps it from asking
         return answer.strip() == "yes"
 
 
