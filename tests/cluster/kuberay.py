@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,6 +14,8 @@ from cluster.kubectl import Kubectl
 
 NAMESPACE = "kuberay-system"
 PUBLISHED = "quay.io/kuberay/operator"
+PODS = "app.kubernetes.io/name in (kuberay,kuberay-operator),!ray.io/cluster"
+"""The kustomization and the Helm chart label them differently, and Ray's own pods have one of these names too."""
 
 
 def install(kubectl: Kubectl, image: str) -> None:
@@ -29,6 +32,12 @@ def install(kubectl: Kubectl, image: str) -> None:
         manifests = kubectl("kustomize", folder)
     kubectl.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
     kubectl.apply(manifests)
+
+
+def pods(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """The pods of KubeRay's operator, wherever somebody has installed it. Raises kubectl.KubectlError."""
+    found: list[dict[str, Any]] = kubectl.json("get", "pods", "-A", "-l", PODS)["items"]
+    return found
 
 
 def wait(kubectl: Kubectl) -> None:

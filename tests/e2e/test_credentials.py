@@ -6,6 +6,8 @@ import base64
 import json
 import secrets
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from cluster import kuberay
@@ -20,10 +22,7 @@ ROTATION_S = 150.0
 """The kubelet looks at mounted Secrets about once a minute."""
 FIRST, SECOND = secrets.token_hex(16), secrets.token_hex(16)
 """Such as nothing else contains."""
-LOGS = (
-    (NAMESPACE, "app.kubernetes.io/component=operator"),
-    (kuberay.NAMESPACE, "app.kubernetes.io/component=kuberay-operator"),
-)
+OPERATOR = "app.kubernetes.io/component=operator"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,10 +105,11 @@ def test_no_secret_is_told(scene: Scene) -> None:
     """Two Secrets hold the token: the user's and the fleet's."""
     kinds = "md,mf,events,rayservices,rayclusters,controllerrevisions,configmaps,services,pods"
     told = {"objects": scene.kubectl("get", kinds, "-n", scene.namespace, "-o", "yaml", "--show-managed-fields")}
-    for namespace, labels in LOGS:
-        logs = scene.kubectl("logs", "-n", namespace, "-l", labels, "--tail=-1", "--prefix")
-        assert len(logs.splitlines()) > 10, f"hardly a word from {labels}, so this test shows nothing"
-        told[labels] = logs
+    ours = scene.kubectl.json("get", "pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
+    for name, pods in (("rayfleet", ours), ("kuberay", kuberay.pods(scene.kubectl))):
+        logs = _logs(scene, pods)
+        assert len(logs.splitlines()) > 10, f"hardly a word from {name}, so this test shows nothing"
+        told[name] = logs
     assert "sealed" in told["objects"]
     for token in (FIRST, SECOND):
         forms = (token, base64.b64encode(token.encode()).decode())
@@ -121,6 +121,12 @@ def test_no_secret_is_told(scene: Scene) -> None:
         if base64.b64encode(SECOND.encode()).decode() in json.dumps(each)
     ]
     assert sorted(holders) == ["token", "vault-credentials"]
+
+
+def _logs(scene: Scene, pods: Iterable[dict[str, Any]]) -> str:
+    """All that the pods have said, in whichever namespaces they are."""
+    where = ((pod["metadata"]["namespace"], pod["metadata"]["name"]) for pod in pods)
+    return "".join(scene.kubectl("logs", "-n", namespace, name, "--tail=-1") for namespace, name in where)
 
 
 def test_variables_that_changed_after_pods_had_read_them_are_reported(scene: Scene) -> None:

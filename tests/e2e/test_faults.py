@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from cluster import kuberay
 from cluster.deadline import until
 from cluster.providers import Cluster, NodeCluster
 
@@ -17,8 +18,6 @@ from e2e.registry import Registry
 from e2e.scene import Scene
 
 OPERATOR = "app.kubernetes.io/name=rayfleet,app.kubernetes.io/component=operator"
-KUBERAY = "app.kubernetes.io/name in (kuberay,kuberay-operator),!ray.io/cluster"
-"""Ray's own pods have that name too."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,7 +100,7 @@ def test_kuberay_killed_while_a_version_arrives(scene: Scene, models: Registry) 
     clusters = scene.ray_clusters("sturdy")
     with scene.traffic("sturdy", "tough") as traffic:
         version = models.linear("tough", 4)
-        pods = scene.kubectl.json("get", "pods", "-A", "-l", KUBERAY)["items"]
+        pods = kuberay.pods(scene.kubectl)
         for pod in pods:
             _kill(scene, pod["metadata"]["namespace"], pod["metadata"]["name"])
         assert pods
