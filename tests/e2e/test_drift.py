@@ -58,9 +58,9 @@ def steady(scene: Scene) -> Iterator[Traffic]:
 
 
 def _lost(steady: Traffic, before: Report) -> list[dict[str, Any]]:
-    """Requests sent since then that were not answered. Those of an earlier moment may still be given up: while there is
-    no Service, connections hang until TCP has tried for seconds."""
-    return [each for each in steady.report().failed if each["at"] >= before.raw["seconds"]]
+    """Requests sent between then and now that were not answered, once all of them have ended: while there is no
+    Service, connections hang until the client gives up. For the same reason, earlier ones may still be given up."""
+    return [each for each in steady.caught_up().failed if each["at"] >= before.raw["seconds"]]
 
 
 @pytest.mark.parametrize("number", range(5), ids=["service", "token", "credentials", "networkpolicy", "revision"])

@@ -26,10 +26,12 @@ body = json.loads(sys.argv[3])
 began = time.time()
 report = {"sent": 0, "answered": 0, "failed": [], "versions": {}, "answers": {}, "longest_s": 0.0, "last_ok": 0.0,
           "longest_gap_s": 0.0}
+under_way = {}  # When each request began that has not ended, by its number.
 
 async def send(kept):
     report["sent"] += 1
-    start = time.time()
+    number, start = report["sent"], time.time()
+    under_way[number] = start
     try:
         if kept is not None:
             response = await kept.post(url, json=body)
@@ -40,6 +42,7 @@ async def send(kept):
     except Exception as error:
         status, detail = 0, f"{type(error).__name__}: {error}"
     now = time.time()
+    del under_way[number]
     report["longest_s"] = max(report["longest_s"], now - start)
     if status == 200:
         report["answered"] += 1
@@ -71,14 +74,18 @@ async def main():
     save(True)
 
 def save(ended):
+    now = time.time()
+    oldest = min(under_way.values(), default=now)
     with open("/tmp/report.new", "w") as file:
-        json.dump({**report, "ended": ended, "seconds": time.time() - began}, file)
+        json.dump({**report, "ended": ended, "seconds": now - began, "complete_until": oldest - began}, file)
     os.rename("/tmp/report.new", "/tmp/report.json")
 
 asyncio.run(main())
 while True:
     time.sleep(60)
 """
+GIVEN_UP_S = 90.0
+"""A request may wait 30 s for its connection and then as long for its answer; the rest is room."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,25 @@ class Traffic:
     def report(self) -> Report:
         """What was counted until half a second ago."""
         return Report(json.loads(self.kubectl("exec", "-n", self.namespace, self.pod, "--", "cat", "/tmp/report.json")))
+
+    def caught_up(self) -> Report:
+        """What was counted once every request sent before this call has ended, with an answer or without. Raises
+        TimeoutError."""
+        earlier = self._seconds()
+        # The report can be older than the call; the one after it is not.
+        until("the pod reports", lambda: self._seconds() > earlier, 30, every=0.2)
+        called = self._seconds()
+        until(
+            "every request sent until now has ended",
+            lambda: float(self.report().raw["complete_until"]) >= called,
+            GIVEN_UP_S,
+            every=0.5,
+        )
+        return self.report()
+
+    def _seconds(self) -> float:
+        """When the latest report was written, in seconds since the pod began."""
+        return float(self.report().raw["seconds"])
 
     def stop(self) -> Report:
         """Send no more, wait for every answer, and tell."""
