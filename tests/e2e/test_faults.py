@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from cluster import kuberay
@@ -18,6 +19,8 @@ from e2e.registry import Registry
 from e2e.scene import Scene
 
 OPERATOR = "app.kubernetes.io/name=rayfleet,app.kubernetes.io/component=operator"
+PLACED_TIMES = 4
+"""How often Serve may place the model's replicas until some worker can be spared."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,28 +116,57 @@ def test_kuberay_killed_while_a_version_arrives(scene: Scene, models: Registry) 
 
 
 def test_a_worker_deleted(scene: Scene) -> None:
-    """Gracefully, as a node is drained. Where another worker has a router and a replica, requests find them, and those
-    that it has as it goes may be lost. Where it has all of either, nothing answers until Serve has started others."""
-    scene.patch("modeldeployment", "tough", {"spec": {"replicas": 2}})
-    until("two replicas run", lambda: scene.get("modeldeployment", "tough")["status"]["replicas"] == 2, 120)
-    scene.settled("tough")
-    places = [set(found) for found in scene.places("sturdy").values()]
-    address = min(set.union(*places))
-    spared = all(found - {address} for found in places)
-    (gone,) = (pod for pod in scene.workers("sturdy") if pod["status"].get("podIP") == address)
+    """Gracefully, as a node is drained. Requests find the router and the replica of another worker; those that it has
+    as it goes may be lost."""
+    gone = _dispensable(scene)
+    address = gone["status"]["podIP"]
     with scene.traffic("sturdy", "tough") as traffic:
         began = time.monotonic()
         scene.kubectl("delete", "pod", gone["metadata"]["name"], "-n", scene.namespace, timeout=180)
-        print(f"the worker was gone after {time.monotonic() - began:.1f} s; {spared=}")
+        print(f"the worker was gone after {time.monotonic() - began:.1f} s")
         until("Serve has replaced what it had", lambda: _replaced(scene, address), 180, every=0.5)
         print(f"what it had was replaced after {time.monotonic() - began:.1f} s")
         until("both routers report", lambda: scene.routers("sturdy") == 2, 60, every=0.5)
         scene.settled("tough")
         report = traffic.stop()
     print(report)
-    assert len(report.failed) <= 0.01 * report.sent or not spared
+    assert len(report.failed) <= 0.01 * report.sent
     assert report.raw["longest_gap_s"] < 30
     scene.answers("sturdy", "tough", 4)
+
+
+def _dispensable(scene: Scene) -> dict[str, Any]:
+    """A worker that has a router or a replica, at best both, while others have both, too. Serve moves nothing by
+    itself, so replicas are started anew until it is so. Two of them on different workers are enough: only one of these
+    workers can have all routers, so the other one can be spared."""
+    tried = []
+    for _ in range(PLACED_TIMES):
+        _scale(scene, 1)
+        _scale(scene, 2)
+        places = scene.places("sturdy")
+        if found := _spared(scene.workers("sturdy"), places):
+            return found
+        tried.append(places)
+    pytest.fail(f"each worker had all routers or all replicas, so that none can be spared: {tried}")
+
+
+def _scale(scene: Scene, replicas: int) -> None:
+    scene.patch("modeldeployment", "tough", {"spec": {"replicas": replicas}})
+    running = f"tough has {replicas} running replicas"
+    until(running, lambda: scene.get("modeldeployment", "tough")["status"]["replicas"] == replicas, 120, every=0.5)
+    scene.settled("tough")
+
+
+def _spared(workers: list[dict[str, Any]], places: dict[str, list[str]]) -> dict[str, Any] | None:
+    """The worker that has something of most applications, all of which run elsewhere, too; None if there is none."""
+
+    def has(worker: dict[str, Any]) -> int:
+        return sum(worker["status"].get("podIP") in addresses for addresses in places.values())
+
+    def spared(worker: dict[str, Any]) -> bool:
+        return all(set(addresses) - {worker["status"]["podIP"]} for addresses in places.values())
+
+    return max((each for each in workers if has(each) and spared(each)), key=has, default=None)
 
 
 def _replaced(scene: Scene, address: str) -> bool:
