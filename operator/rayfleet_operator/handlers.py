@@ -42,8 +42,8 @@ MADE = (
     kinds.CONTROLLER_REVISION,
 )
 """What the operator makes, and KubeRay for it; picked by label at the API server, so no other Secret is ever sent."""
-CHATTERING = (kinds.RAY_SERVICE, kinds.RAY_CLUSTER)
-"""Written every few seconds with nothing but a new time in them."""
+CHATTERING = (kinds.RAY_SERVICE, kinds.RAY_CLUSTER, kinds.MODEL_DEPLOYMENT, kinds.MODEL_FLEET)
+"""Written again and again with nothing in them that concerns a fleet."""
 
 FIRST_BACKOFFS_S = (0.5, 1.0, 2.0)
 BACKOFF_S = 4.0

@@ -79,7 +79,8 @@ def test_a_change_of_the_image_builds_one_new_cluster_and_loses_nothing(scene: S
         raise ClusterError("set RAYFLEET_E2E_EXTENDED_IMAGE to another serving image that the cluster can pull")
     assert scene.images["extended"] != scene.images["serving"]
     _replaces_the_cluster(scene, {"image": scene.images["extended"]})
-    pods = scene.list("pods", "rayfleet.io/fleet=steady,ray.io/node-type")
+    (cluster,) = scene.ray_clusters("steady")
+    pods = scene.list("pods", f"ray.io/cluster={cluster}")
     assert len(pods) == 3
     assert {container["image"] for pod in pods for container in pod["spec"]["containers"]} == {scene.images["extended"]}
 
