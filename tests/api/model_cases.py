@@ -15,6 +15,11 @@ IMAGE = "spec.transform.input.image"
 CLASSES = "spec.transform.output.classification"
 RUN = {"spec__model__uri": f"runs:/{HEX}/model"}
 THREE = [0.5, 0.4, 0.3]
+ROLLOUT = "spec.rollout"
+ANALYSIS = f"{ROLLOUT}.analysis"
+STEPS = [{"weight": 10, "hold": "10m"}, {"weight": 50}]
+CANARY, BLUE = {"spec__rollout__strategy": "Canary"}, {"spec__rollout__strategy": "BlueGreen"}
+RATE = {**BLUE, "spec__rollout__analysis__errorRate": {"max": "1%"}}
 
 MODELS = [
     *good("metadata.name", "a", "a" * 40, "net-3d", "head-svc", "a-serve-svc-b", "a-1"),
@@ -123,10 +128,70 @@ MODELS = [
     *bad(f"{CLASSES}.activation", "softmax", "Tanh"),
     *good(f"{CLASSES}.topK", 1, 1000),
     *bad(f"{CLASSES}.topK", 0, 1001),
+    # rollout
+    *good(ROLLOUT, {}, {"strategy": "Immediate"}, {"strategy": "BlueGreen"}, {"strategy": "Canary", "steps": STEPS},
+          {"strategy": "Immediate", "steps": []}, {"paused": False}, {"strategy": "Canary",
+          "steps": [{"weight": 99}, {"weight": 1}]},
+          {"strategy": "BlueGreen", "previewHold": "1s", "scaleDownDelay": "0s", "progressDeadline": "10s",
+           "onFailure": "Pause", "paused": True, "analysis": {"errorRate": {"max": "1%"}}}),
+    *[case(ROLLOUT, value, bad=f"{ROLLOUT}.{field}") for field, value in (
+        ("steps", {"strategy": "Canary"}), ("steps", {"strategy": "Canary", "steps": []}), ("steps", {"steps": STEPS}),
+        ("steps", {"strategy": "BlueGreen", "steps": STEPS}),
+        ("steps", {"strategy": "Canary", "steps": [{"weight": 5}, {"weight": 9}, {"weight": 5}]}),
+        ("previewHold", {"strategy": "Canary", "steps": STEPS, "previewHold": "1m"}),
+        ("previewHold", {"previewHold": "1m"}),
+        ("strategy", {"analysis": {"errorRate": {"max": "1%"}}}), ("strategy", {"scaleDownDelay": "1m"}),
+        ("strategy", {"progressDeadline": "1m"}), ("strategy", {"onFailure": "Pause"}), ("strategy", {"paused": True}),
+    )],
+    *bad(f"{ROLLOUT}.strategy", "canary", "Recreate", 1),
+    *good(f"{ROLLOUT}.steps", [{"weight": weight, "hold": "168h"} for weight in range(1, 21)], **CANARY),
+    *bad(f"{ROLLOUT}.steps", [{"weight": weight} for weight in range(1, 22)], {"weight": 1}, "a", **CANARY),
+    *[case(f"{ROLLOUT}.steps", [{"weight": 1}, value], bad=f"{ROLLOUT}.steps[1].{field}", **CANARY)
+      for field, value in (
+        ("weight", {}), ("weight", {"weight": 0}), ("weight", {"weight": 100}), ("weight", {"weight": "5"}),
+        ("weight", {"weight": 5.5}), ("hold", {"weight": 5, "hold": "999ms"}), ("hold", {"weight": 5, "hold": "169h"}),
+        ("hold", {"weight": 5, "hold": 60}), ("hold", {"weight": 5, "hold": "1d"}),
+        ("hold", {"weight": 5, "hold": "0" * 16 + "1s"}), ("pause", {"weight": 5, "pause": {}}),
+    )],
+    *[case(f"{ROLLOUT}.steps", [{"weight": 1}, value], bad=f"{ROLLOUT}.steps[1]", **CANARY) for value in (1, "a", [])],
+    *[each for field in ("previewHold", "scaleDownDelay", "progressDeadline")
+      for each in good(f"{ROLLOUT}.{field}", "10s", "24h", **BLUE)],
+    *[each for field in ("previewHold", "scaleDownDelay", "progressDeadline")
+      for each in bad(f"{ROLLOUT}.{field}", "169h", "1d", 10, "0" * 16 + "1s", **BLUE)],
+    *bad(f"{ROLLOUT}.previewHold", "999ms", **BLUE),
+    *bad(f"{ROLLOUT}.progressDeadline", "9s", "25h", **BLUE),
+    *good(f"{ROLLOUT}.sticky", {"header": "X-User-Id"}, {"cookie": "session_1"}, spec__rollout__steps=STEPS, **CANARY),
+    *[case(f"{ROLLOUT}.sticky", value, bad=f"{ROLLOUT}.sticky.{field}", spec__rollout__steps=STEPS, **CANARY)
+      for field, value in (("header", {}), ("header", {"header": "a", "cookie": "b"}), ("header", {"header": ""}),
+                           ("header", {"header": "a b"}), ("header", {"header": "a" * 129}), ("header", {"header": 1}),
+                           ("cookie", {"cookie": "a;b"}), ("cookie", {"cookie": "a" * 129}),
+                           ("cookie", {"cookie": 1}))],
+    *bad(f"{ROLLOUT}.sticky", "x-user", 1, spec__rollout__steps=STEPS, **CANARY),
+    *bad(f"{ROLLOUT}.sticky", {"header": "a"}, **BLUE),
+    *bad(f"{ROLLOUT}.onFailure", "rollback", True, **BLUE),
+    *bad(f"{ROLLOUT}.paused", "yes", 1, **BLUE),
+    *good(f"{ANALYSIS}.errorRate.max", "0%", "1%", "0.125%", "99.9%", "100%", "100.0%", **BLUE),
+    *bad(f"{ANALYSIS}.errorRate.max", "1", 1, "101%", "-1%", "1 %", "%", "1.%", "01%", "0.1234%", "", **BLUE),
+    case(f"{ANALYSIS}.errorRate", {}, bad=f"{ANALYSIS}.errorRate.max", **BLUE),
+    case(ANALYSIS, {}, bad=f"{ANALYSIS}.errorRate", **BLUE),
+    case(f"{ANALYSIS}.latency", {}, bad=f"{ANALYSIS}.latency.max", **BLUE),
+    *bad(ANALYSIS, "a", 1, [], **BLUE),
+    *bad(f"{ANALYSIS}.errorRate", "1%", **BLUE),
+    *bad(f"{ANALYSIS}.errorRate.max", "0.0000001%", **BLUE),
+    *bad(f"{ANALYSIS}.latency", "1s", 1, **BLUE),
+    *good(f"{ANALYSIS}.latency", {"max": "250ms"}, {"maxRatioToStable": 1},
+          {"percentile": 50, "maxRatioToStable": 1.25},
+          {"percentile": 99, "max": "1h", "maxRatioToStable": 100}, **BLUE),
+    *[case(f"{ANALYSIS}.latency", {"max": "1s", field: value}, bad=f"{ANALYSIS}.latency.{field}", **BLUE)
+      for field, value in (("percentile", 49), ("percentile", 100), ("percentile", "99"), ("maxRatioToStable", 0.5),
+                           ("maxRatioToStable", 101), ("maxRatioToStable", "2"), ("max", "0s"), ("max", "61m"),
+                           ("max", 1), ("max", "1d"), ("max", "0" * 16 + "1s"))],
+    *good(f"{ANALYSIS}.minRequests", 1, 1_000_000, **RATE),
+    *bad(f"{ANALYSIS}.minRequests", 0, 1_000_001, "100", **RATE),
     # what is of another type, and what is too long to be looked at
     *bad("spec", "a", [], 1),
     *[each for path in ("model.registry", "resources", "batching", "limits", "transform", "transform.input", IMAGE[5:],
-                        "transform.output", CLASSES[5:])
+                        "transform.output", CLASSES[5:], "rollout")
       for each in bad(f"spec.{path}", "a", ["a"], 1)],
     *[each for path in (TRACKING, TIMEOUT, f"{CLASSES}.labelsFile", f"{CLASSES}.activation", "spec.fleet")
       for each in bad(path, 1, True, ["a"])],

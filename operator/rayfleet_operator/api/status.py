@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from rayfleet_serving.config import RolloutMark
+
 
 class StatusModel(BaseModel):
     """Base of the status types."""
@@ -82,6 +84,62 @@ class ResolvedModel(StatusModel):
     """Digest of the bytes, where it is known before they are downloaded."""
 
 
+class RolloutStatus(StatusModel):
+    """A rollout by stages, under way or given up."""
+
+    stable: Annotated[str, Field(max_length=63)]
+    """Serve application that requests go back to."""
+    candidate: Annotated[str, Field(max_length=63)]
+    """Serve application that is to take over."""
+    began: Annotated[str, Field(max_length=64)]
+    """When the candidate was first wanted."""
+    stage: Annotated[int, Field(ge=-1, le=100)] = -1
+    """Stage that the candidate is in, from 0; -1 until it is ready."""
+    weight: Annotated[int, Field(ge=0, le=100)] = 0
+    """Percent of the requests that the candidate has."""
+    since: Annotated[str, Field(max_length=64)] = ""
+    """When every router held the stage's weights, or the candidate was given up; empty until then."""
+    ended: Annotated[str, Field(max_length=64)] = ""
+    """Why the candidate was given up, in one word; empty while it was not."""
+    message: Annotated[str, Field(max_length=4096)] = ""
+    """What it waits for, or why it was given up."""
+    analysis: Annotated[str, Field(max_length=16)] = ""
+    """Pass, Fail or Inconclusive; empty where nothing is analysed."""
+    rules: Annotated[str, Field(max_length=64)] = ""
+    """Digest of what the candidate was given up by; it is tried again under others."""
+
+    @property
+    def mark(self) -> RolloutMark:
+        """As it stands in the traffic table."""
+        why = self.message if self.ended else ""
+        return RolloutMark(
+            stable=self.stable,
+            candidate=self.candidate,
+            began=self.began,
+            stage=self.stage,
+            since=self.since,
+            ended=self.ended,
+            why=why,
+            rules=self.rules,
+        )
+
+
+class VersionOutcome(StatusModel):
+    """What became of a version that was to take over."""
+
+    version: Annotated[str, Field(max_length=64)]
+    """What people call it."""
+    model_id: Annotated[str, Field(max_length=128)] = ""
+    """Immutable id of the model's bytes."""
+    outcome: Literal["Succeeded", "RolledBack", "Superseded"]
+    """Succeeded: it got every request. RolledBack: it was given up. Superseded: another one was wanted before it had
+    come to an end."""
+    ended: Annotated[str, Field(max_length=64)]
+    """When."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """Why, for people."""
+
+
 class ModelDeploymentStatus(StatusModel):
     """What the operator saw last."""
 
@@ -102,6 +160,10 @@ class ModelDeploymentStatus(StatusModel):
         ),
     ] = Field(default_factory=list)
     """Live versions, the highest weight first."""
+    rollout: RolloutStatus | None = None
+    """How the newest version takes over, where that goes by stages."""
+    history: Annotated[list[VersionOutcome], Field(max_length=10)] = Field(default_factory=list)
+    """What became of the last ten versions that were to take over, the newest first."""
 
 
 class ModelFleetStatus(StatusModel):

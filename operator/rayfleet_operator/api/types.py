@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from rayfleet_operator.api import forms, quantity
 from rayfleet_operator.api.base import ApiModel, Rule, failure
 from rayfleet_operator.api.patterns import CONTROL, KUBERAYS, LABEL, MODEL_URI, NAME, NAME_LENGTH
+from rayfleet_operator.api.rollout import Rollout
 from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.api.transform import Transform
 
@@ -54,6 +55,7 @@ class Metadata(BaseModel):
     name: Annotated[Name, AfterValidator(_not_kuberays)]
     namespace: Namespace = "default"
     generation: int = 1
+    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class Registry(ApiModel):
@@ -233,6 +235,8 @@ class ModelDeploymentSpec(ApiModel):
     """What the model accepts."""
     transform: Transform = Field(default_factory=Transform)
     """Work on the CPU around the model, for `/predict` only."""
+    rollout: Rollout = Field(default_factory=Rollout)
+    """How a new version takes over."""
 
 
 class ModelDeployment(ApiModel):
