@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ TRAFFIC_PATH = "/rayfleet/traffic"
 """Where every router answers with the table each router replica holds; the control path reads it back here."""
 
 VERSION_HEADER = "x-rayfleet-model-version"
+"""In an answer, who gave it; in a request, who shall."""
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-rayfleet-timeout-seconds"
 """A deadline for one request; it can shorten the model's `requestTimeout`, never lengthen it.
@@ -159,11 +161,62 @@ class VersionRoute(Contract):
     """Each version has its own: the one before keeps the labels that it was trained with."""
 
 
+class RolloutMark(Contract):
+    """Where a model's rollout stands.
+
+    It stands in the row, beside the weights that were decided with it, so that both are one write: whoever is killed
+    between two writes leaves nothing half decided. Routers read nothing of it but that it is there.
+    """
+
+    stable: str
+    """Application of the version that had the requests when it began."""
+    candidate: str
+    """Application of the version that should have them."""
+    began: str
+    """When the candidate was first wanted. RFC 3339."""
+    stage: int = -1
+    """Index into the strategy's stages; -1 until the candidate can be reached."""
+    since: str = ""
+    """When every router was seen to hold this stage's weights; "" until then. RFC 3339."""
+    ended: str = ""
+    """Why the candidate was given up, as one CamelCase word; "" while it was not."""
+    why: str = ""
+    """The same for people, with the numbers that decided."""
+    rules: str = ""
+    """Digest of what the candidate was given up by; a candidate is tried again under other rules."""
+    lost: str = ""
+    """Since when nothing of the candidate answers or, once it was given up, of the stable version; "" while something
+    does. RFC 3339."""
+
+
+class Sticky(Contract):
+    """What tells the callers of a model apart, one of the two: whoever it names stays with one version."""
+
+    header: str | None = None
+    """Name of a request header, in lower case."""
+    cookie: str | None = None
+    """Name of a cookie."""
+
+
 class ModelRoute(Contract):
     """One model as the router sees it. Weights sum to 100; a model that waits for its first version has none."""
 
     versions: list[VersionRoute]
     limits: Limits = Limits()
+    # Left out where there is none: a router of an older image knows no such field.
+    rollout: Annotated[RolloutMark | None, Field(exclude_if=lambda mark: mark is None)] = None
+    sticky: Annotated[Sticky | None, Field(exclude_if=lambda sticky: sticky is None)] = None
+
+    @property
+    def window(self) -> str:
+        """Names the time in which these weights hold, for routers to count in; "" where nothing is to be counted.
+
+        It goes with stage and weights and not with every change of the row: counting goes on while `since` is noted.
+        """
+        if self.rollout is None or self.rollout.ended or self.rollout.stage < 0:
+            return ""
+        shares = ",".join(f"{version.app}={version.weight}" for version in self.versions if not version.leaving)
+        return f"{self.rollout.candidate}/{self.rollout.began}/{self.rollout.stage}/{shares}"
 
     def digest(self) -> str:
         """Tells two rows apart."""
@@ -192,6 +245,41 @@ class RouterArgs(Contract):
     """Builder arguments of the router app."""
 
 
+class WindowCount(Contract):
+    """What one router replica has answered for one version since its window began."""
+
+    window: str
+    """`ModelRoute.window`."""
+    requests: Annotated[int, Field(ge=0)] = 0
+    """Answers, but for those that tell nothing of the version: 4xx other than 422 and 429."""
+    failed: Annotated[int, Field(ge=0)] = 0
+    """Of these, 422 (the model raised), 429 (it was too slow for what came) and 5xx."""
+    latency: dict[int, int] = {}
+    """Requests by the index of their bucket, see `latency_bucket`. Failed ones are in it (who waits for an error
+    waits), and those whose callers left before there was an answer, with the time until then."""
+
+
+WINDOW_FIRST_S = 0.0005
+"""Upper bound of the first latency bucket of a window."""
+WINDOW_RATIO = 1.05
+"""Of the bounds of two buckets that follow each other: a percentile is known to 5 %."""
+WINDOW_BUCKETS = 288
+"""They reach to ten minutes; the last one holds what is longer."""
+_LOG_RATIO = math.log(WINDOW_RATIO)
+
+
+def latency_bucket(seconds: float) -> int:
+    """The bucket of a window that counts a request of this length: the first one whose bound is not below it."""
+    if seconds <= WINDOW_FIRST_S:
+        return 0
+    return min(math.ceil(math.log(seconds / WINDOW_FIRST_S) / _LOG_RATIO), WINDOW_BUCKETS - 1)
+
+
+def latency_bound(bucket: int) -> float:
+    """Upper bound of a bucket, in seconds."""
+    return WINDOW_FIRST_S * WINDOW_RATIO**bucket
+
+
 class RouterVersionState(Contract):
     """What one router replica knows about one live version."""
 
@@ -200,6 +288,8 @@ class RouterVersionState(Contract):
     ongoing: int
     """Requests handed to the model and not yet answered."""
     queued: int
+    count: WindowCount | None = None
+    """Of the window that it counts in; None where it counts in none."""
 
 
 class RouterState(Contract):

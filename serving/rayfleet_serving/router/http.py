@@ -110,9 +110,11 @@ class Front:
     def _record(self, exchange: Exchange, status: int, begin: float) -> None:
         if exchange.version is None or not exchange.protocol:
             return
-        metrics = exchange.version.metrics
+        metrics, seconds = exchange.version.metrics, time.perf_counter() - begin
         metrics.answered(exchange.protocol, status)
-        metrics.total.observe(time.perf_counter() - begin)
+        metrics.total.observe(seconds)
+        if (window := exchange.version.window) is not None:
+            window.answered(status, seconds)
         if status >= 400:
             metrics.failed(CAUSES.get(status, "internal" if status >= 500 else "invalid_input"))
 
@@ -190,7 +192,7 @@ class Front:
         )
 
     async def _metadata(self, exchange: Exchange, model: LiveModel, label: str | None) -> Response:
-        version = model.choose() if label is None else model.version(label)
+        version = model.choose(exchange.headers) if label is None else model.version(label)
         exchange.version = version
         # An edited spec runs one version as two applications for a while.
         labels = list(dict.fromkeys(live.route.version for live in model.versions if not live.route.leaving))

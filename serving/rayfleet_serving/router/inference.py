@@ -35,7 +35,7 @@ async def infer(exchange: Exchange, model: LiveModel, label: str | None) -> Resp
         names = {"model_name": model.name, "model_version": metadata.version, "request_id": exchange.request_id}
         return oip.encode(result, request, metadata.signature, **names)
 
-    version = model.choose() if label is None else model.version(label)
+    version = model.choose(exchange.headers) if label is None else model.version(label)
     return await _serve(exchange, version, model.route.limits, "oip", decode, encode)
 
 
@@ -48,12 +48,12 @@ async def invoke(exchange: Exchange, model: LiveModel) -> Response:
     def encode(result: InferenceResult, request: InferenceRequest, metadata: ModelMetadata) -> bytes:
         return invocations.encode(result)
 
-    return await _serve(exchange, model.choose(), model.route.limits, "invocations", decode, encode)
+    return await _serve(exchange, model.choose(exchange.headers), model.route.limits, "invocations", decode, encode)
 
 
 async def answer(exchange: Exchange, model: LiveModel) -> Response:
     """Plain JSON or an image; labels where the version's transform says so."""
-    version = model.choose()
+    version = model.choose(exchange.headers)
     transform = version.route.transform
     content_type = exchange.content_type or "application/json"
     image = content_type.split(";")[0].strip().lower() != "application/json"

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rayfleet_serving.config import ModelRoute, RouterState, TrafficTable
+from rayfleet_serving.config import VERSION_HEADER, ModelRoute, RouterState, TrafficTable
 from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.protocol.message import RequestError
+from rayfleet_serving.router import sticky
 from rayfleet_serving.router.version import LiveVersion
 
 DRAIN_POLL_S = 0.1
+VERSION = VERSION_HEADER.encode()
 
 
 class LiveModel:
@@ -26,19 +28,33 @@ class LiveModel:
         self.versions = versions
         self._weighted = [version for version in versions if version.route.weight]
         self._weights = [version.route.weight for version in self._weighted]
+        # The candidate first: its share grows, and whoever is in it stays.
+        candidate = route.rollout.candidate if route.rollout is not None else ""
+        self._salt = candidate
+        self._in_order = sorted(
+            ((version, version.route.weight) for version in self._weighted),
+            key=lambda pair: (pair[0].route.app != candidate, pair[0].route.app),
+        )
 
     @property
     def ready(self) -> bool:
         """Some version that takes traffic is ready."""
         return any(version.ready for version in self._weighted)
 
-    def choose(self) -> LiveVersion:
-        """Pick a version by weight. Raises `RequestError` 503 where the model has none yet."""
+    def choose(self, headers: Mapping[bytes, bytes]) -> LiveVersion:
+        """Pick a version for a request: the one that it names, else its caller's, else any by weight.
+
+        Raises `RequestError`: 503 where the model has none yet, 404 where there is none of that name.
+        """
+        if (named := headers.get(VERSION)) is not None:
+            return self.version(named.decode("latin-1"))
         if not self._weighted:
             text = f"Model {self.name} has no version to answer yet; its status says why."
             raise RequestError(503, "NotReady", text, retry_after=5.0)
         if len(self._weighted) == 1:
             return self._weighted[0]
+        if self.route.sticky is not None and (who := sticky.caller(self.route.sticky, headers)) is not None:
+            return sticky.choose(who, self._salt, self._in_order)
         return random.choices(self._weighted, self._weights)[0]  # noqa: S311 - a split of traffic, not a secret
 
     def version(self, label: str) -> LiveVersion:

@@ -16,6 +16,7 @@ from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.protocol.message import RequestError
 from rayfleet_serving.router.coalescer import Coalescer
 from rayfleet_serving.router.replicas import Replicas
+from rayfleet_serving.router.window import Window
 from rayfleet_serving.signature import ModelMetadata
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class LiveVersion:
         self.metadata: ModelMetadata | None = None
         self._arrived = asyncio.Event()
         self._held = 0
+        self.window: Window | None = None
+        self._count_in(table.window)
         self.metrics = metrics.of(model, route.version)
         self._handle = deployment_handle(MODEL_DEPLOYMENT, route.app)
         self._replicas = Replicas(self._handle)
@@ -73,6 +76,7 @@ class LiveVersion:
     def update(self, route: VersionRoute, table: ModelRoute, routers: int) -> None:
         """Take over what changes in place: weight, limits, batch size, labels."""
         self.route = route
+        self._count_in(table.window)
         self.coalescer.limits = table.limits
         self.coalescer.max_batch_size = route.max_batch_size
         self.coalescer.routers = routers
@@ -80,6 +84,10 @@ class LiveVersion:
             self._labels_file = _labels_file(route)
             self._metadata_task.cancel()
             self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
+
+    def _count_in(self, window: str) -> None:
+        if window != (self.window.name if self.window is not None else ""):
+            self.window = Window(window) if window else None
 
     def is_same(self, other: LiveVersion) -> bool:
         """Whether both are the same version of the same model: an edited spec runs it as another application."""
@@ -99,7 +107,8 @@ class LiveVersion:
         """What the control path wants to know. A request whose body is still arriving counts as ongoing."""
         queued = self.coalescer.queued
         ongoing = max(self._held - queued, self.coalescer.ongoing)
-        return RouterVersionState(ready=self.ready, ongoing=ongoing, queued=queued)
+        count = self.window.count() if self.window is not None else None
+        return RouterVersionState(ready=self.ready, ongoing=ongoing, queued=queued, count=count)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
