@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from .kuberay import Fleet
-from .scenes import identity
+from .scenes import identity, model
 
 MOVES = ["operator"] * 4 + ["kuberay"] * 4 + ["app", "router"] * 5 + ["pods", "alias", "silent", "forgetful", "routers"]
 MODELS = {"a": 1, "b": 2}
 
 
-def _started() -> Fleet:
+ROLLOUTS: tuple[dict[str, Any], ...] = (
+    {"strategy": "Immediate"},
+    {
+        "strategy": "Canary",
+        "steps": [{"weight": 10, "hold": "4s"}, {"weight": 60, "hold": "4s"}],
+        "scaleDownDelay": "4s",
+    },
+    {"strategy": "BlueGreen", "previewHold": "4s"},
+)
+
+
+def _started(rollout: dict[str, Any]) -> Fleet:
     fleet = Fleet(patient=True)
     for name, version in MODELS.items():
         fleet.add(name, version)
+    spec = model("a", rollout=rollout).spec
+    fleet.models["a"] = fleet.models["a"].model_copy(update={"spec": spec})
     fleet.step(25)
     assert all(fleet.answers(name) for name in MODELS)
     return fleet
 
 
+@pytest.mark.parametrize("rollout", ROLLOUTS, ids=lambda rollout: str(rollout["strategy"]))
 @pytest.mark.parametrize("seed", range(40))
-def test_what_answers_goes_on_answering(seed: int) -> None:
+def test_what_answers_goes_on_answering(seed: int, rollout: dict[str, Any]) -> None:
     chance = random.Random(seed)
-    fleet = _started()
+    fleet = _started(rollout)
     log = []
     versions = 10
     for move in chance.choices(MOVES, k=chance.randint(20, 200)):

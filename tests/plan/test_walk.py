@@ -6,6 +6,7 @@ router still sends to. When the walk ends, everything comes to what is wanted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -21,11 +22,13 @@ from hypothesis.stateful import (
 )
 
 from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.plan import strategy
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import live_apps
 from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
-from rayfleet_serving.config import ROUTER_APP, ModelIdentity
+from rayfleet_operator.plan.rollout import RETRY_ANNOTATION
+from rayfleet_serving.config import ROUTER_APP, ModelIdentity, ModelRoute
 
 from .scenes import NOW, OPTIONS, app_name, fleet, identity, model, table_of
 from .world import Router, World
@@ -37,7 +40,18 @@ SPECS: tuple[dict[str, Any], ...] = (
     {"batching": {"maxBatchSize": 8}},
     {"resources": {"cpu": "2"}},
     {"resources": {"cpu": "2"}, "replicas": 3, "limits": {"requestTimeout": "2s"}},
+    {"rollout": {"strategy": "Canary", "steps": [{"weight": 60, "hold": "1m"}, {"weight": 80, "hold": "1m"}]}},
+    {"rollout": {"strategy": "BlueGreen", "previewHold": "1m"}, "replicas": 2},
+    {
+        "rollout": {
+            "strategy": "Canary",
+            "steps": [{"weight": 20, "hold": "1m"}],
+            "analysis": {"errorRate": {"max": "1%"}, "minRequests": 2},
+        }
+    },
 )
+AT_REST_S = 61
+"""Between looks while everything works: longer than any step of the specs above holds."""
 
 
 def _reach(observed: ObservedFleet, app: str) -> int:
@@ -93,6 +107,11 @@ class Walk(RuleBasedStateMachine):
     @rule(version=st.integers(1, 4))
     def version_breaks_or_is_mended(self, version: int) -> None:
         self.world.broken ^= {identity(version).model_id}
+
+    @rule(data=st.data())
+    def version_answers_badly_or_well(self, data: st.DataObject) -> None:
+        if self.world.apps:
+            self.world.failing ^= {data.draw(st.sampled_from(sorted(self.world.apps)))}
 
     @rule()
     def apps_advance(self) -> None:
@@ -205,9 +224,14 @@ class Walk(RuleBasedStateMachine):
             # Weight leaves a living version only for one that every router can reach; where none can reach the living
             # one, the routers that there are must do.
             better = everywhere if any(_reach(observed, app) for app in before) else heard
-            assert after == before or not alive or after <= better, (name, before, after)
+            mark = route.rollout
+            # But for a rollback: nothing is better than the version before, whatever ails it.
+            back = {mark.stable} if mark is not None else set()
+            assert after - back <= before | better or not alive, (name, before, after)
+            self.check_stages(name, observed, old, route)
             # Nor does it wait: a wanted version that every router can reach has it.
-            if self.registry_up and not self.world.silent and name in self.models:
+            immediate = name in self.models and self.models[name].spec.rollout.strategy == "Immediate"
+            if self.registry_up and not self.world.silent and immediate:
                 wanted = self.wanted(name)
                 in_table = name in old and any(row.app == wanted for row in old[name].versions)
                 assert after == {wanted} or wanted not in everywhere or not in_table
@@ -217,20 +241,42 @@ class Walk(RuleBasedStateMachine):
                 sends = router.takes(name) or (router.ongoing[name] > 0 and name in router.knows)
                 assert not sends, f"{router.name} still sends to {name}"
 
+    def check_stages(
+        self, name: str, observed: ObservedFleet, old: Mapping[str, ModelRoute], route: ModelRoute
+    ) -> None:
+        """A rollout comes to its end only from its last stage, and weight comes only stage by stage."""
+        mark = old[name].rollout if name in old else None
+        if mark is None or name not in self.models or not self.registry_up:
+            return
+        rollout = self.models[name].spec.rollout
+        there = {mark.stable, mark.candidate} <= live_apps(observed).keys()
+        if rollout.strategy == "Immediate" or mark.candidate != self.wanted(name) or not there or mark.ended:
+            return
+        had = sum(row.weight for row in old[name].versions if row.app == mark.candidate)
+        has = sum(row.weight for row in route.versions if row.app == mark.candidate)
+        assert route.rollout is not None or had == 100, (name, mark)
+        hopeless = mark.stage < 0 and self.world.apps[mark.stable].status != "RUNNING"
+        between = [stage for stage in strategy.stages(rollout) if had < stage.weight < has]
+        assert hopeless or not between, (name, had, has)
+
     def wanted(self, name: str) -> str:
         return app_name(self.alias[name], self.models[name])
 
     def come_to_rest(self) -> None:
         """Everything works from now on, long enough for all to be done."""
         self.registry_up, self.world.silent = True, False
-        for _ in range(14):
+        self.world.failing.clear()
+        for _ in range(24):
             self.reconcile()
+            self.now += timedelta(seconds=AT_REST_S)
             for name in sorted(self.world.apps):
                 self.world.advance_app(name)
             for router in self.world.routers:
                 router.ongoing.clear()
                 self.world.advance_router(router)
                 self.world.advance_router(router)
+                self.world.send(router)
+                router.ongoing.clear()
 
     def teardown(self) -> None:
         # Versions that are broken, or failed while they were, must change nothing but their own candidacy.
@@ -242,19 +288,24 @@ class Walk(RuleBasedStateMachine):
         for name in self.models:
             app = self.world.apps.get(self.wanted(name))
             failed = app is not None and app.status == "DEPLOY_FAILED"
+            mark = observed.table.models[name].rollout
+            failed = failed or (mark is not None and bool(mark.ended))
             if identity(self.alias[name]).model_id not in broken and not failed:
                 assert {row.app: row.weight for row in observed.table.models[name].versions} == {self.wanted(name): 100}
 
         # And once they are mended, and tried again, there is nothing but what is wanted.
         self.world.broken.clear()
         self.now += RETRY_FAILED_AFTER
+        for name, found in self.models.items():
+            metadata = found.metadata.model_copy(update={"annotations": {RETRY_ANNOTATION: "now"}})
+            self.models[name] = found.model_copy(update={"metadata": metadata})
         self.come_to_rest()
         assert self.world.apps.keys() == {ROUTER_APP, *map(self.wanted, self.models)}
         last = self.plan(self.world.observe(self.now))
         assert not last.changed
         assert last.requeue_after is None
-        for found in last.models:
-            assert [one.status for one in found.conditions] == ["True", "False", "False"], found
+        for planned in last.models:
+            assert [one.status for one in planned.conditions] == ["True", "False", "False"], planned
 
 
 def test_walk() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.ray import observe
-from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficTable, VersionRoute
+from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficTable, VersionRoute, WindowCount
 
 from .scenes import table_of
 
@@ -36,6 +36,21 @@ class Router:
     knows: set[str] = field(default_factory=set)
     """Applications whose replicas and metadata it has seen."""
     ongoing: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, WindowCount] = field(default_factory=dict)
+    """What it has answered in the window of now, by application."""
+
+    def take(self, table: TrafficTable) -> None:
+        """Hold this table from now on; counts go on where the window is the same."""
+        self.table, self.seen = table, True
+        windows = {row.app: route.window for route in table.models.values() for row in route.versions if route.window}
+        kept = {app: count for app, count in self.counts.items() if windows.get(app) == count.window}
+        self.counts = {app: kept.get(app, WindowCount(window=window)) for app, window in windows.items()}
+
+    def count(self, app: str, *, failed: bool = False) -> None:
+        """One more answer."""
+        if (count := self.counts.get(app)) is not None:
+            more = {"requests": count.requests + 1, "failed": count.failed + failed}
+            self.counts[app] = count.model_copy(update=more)
 
     def rows(self) -> dict[str, VersionRoute]:
         """By application, of the table it holds."""
@@ -53,6 +68,8 @@ class World:
         self.routers: list[Router] = []
         self.broken: set[str] = set()
         """Model ids that never start."""
+        self.failing: set[str] = set()
+        """Applications that answer every request with an error."""
         self.silent = False
         """No router's report can be read."""
         self._names = 0
@@ -101,7 +118,7 @@ class World:
         """One router takes the table last given, if it has not yet; else it looks for replicas."""
         given = table_of({"applications": [self.apps[ROUTER_APP].entry]})
         if not router.seen or router.table != given:
-            router.table, router.seen = given, True
+            router.take(given)
             return
         running = {name for name, app in self.apps.items() if app.status == "RUNNING"}
         router.knows |= router.rows().keys() & running
@@ -120,6 +137,7 @@ class World:
         for app in router.rows():
             if router.takes(app):
                 router.ongoing[app] += 1
+                router.count(app, failed=app in self.failing)
 
     def observe(self, now: datetime) -> ObservedFleet:
         apps = {
@@ -137,7 +155,10 @@ class World:
                 models={name: route.digest() for name, route in router.table.models.items()},
                 versions={
                     app: RouterVersionState(
-                        ready=app in router.knows and app in router.rows(), ongoing=router.ongoing[app], queued=0
+                        ready=app in router.knows and app in router.rows(),
+                        ongoing=router.ongoing[app],
+                        queued=0,
+                        count=router.counts.get(app),
                     )
                     # A version that left the table is reported until its last request is answered.
                     for app in router.rows().keys() | +router.ongoing

@@ -70,7 +70,16 @@ def plan_fleet(
         observed = serving.observed
 
     def planned_from(seen: ObservedFleet) -> FleetPlan:
-        return plan(fleet=fleet, models=models, resolutions=resolutions, observed=seen, serve_options=OPTIONS, now=now)
+        return plan(
+            fleet=fleet,
+            models=models,
+            resolutions=resolutions,
+            observed=seen,
+            serve_options=OPTIONS,
+            now=now,
+            written=given.table.models if given.table is not None else None,
+            frozen=clusters.next is not None,
+        )
 
     planned = planned_from(observed)
     failed = _failed(models, clusters, given)

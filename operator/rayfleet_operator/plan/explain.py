@@ -11,7 +11,7 @@ from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
 from rayfleet_operator.plan.versions import UNKNOWN, WAITING, VersionPlan
-from rayfleet_serving.config import ModelRoute
+from rayfleet_serving.config import ModelRoute, RolloutMark
 
 STEPS = (
     Reason.DEPLOYING,
@@ -92,6 +92,18 @@ def progress(
         message = f"{holding} of {routers.expected} routers hold the newest traffic table"
         return conditions.progressing(Reason.WAITING_FOR_ROUTERS, message)
     return conditions.resting(Reason.SETTLED, f"version {found.version} has every request")
+
+
+def given_up(mark: RolloutMark, version: str, leaving: Mapping[str, LiveApp]) -> Condition:
+    """Progressing of a model whose candidate was given up."""
+    if mark.candidate in leaving:
+        return conditions.progressing(Reason.ROLLED_BACK, f"version {version} was given up; its last requests end")
+    return conditions.resting(Reason.ROLLED_BACK, why_given_up(mark, version))
+
+
+def why_given_up(mark: RolloutMark, version: str) -> str:
+    """For people, with the numbers that decided."""
+    return f"version {version} was given up ({mark.ended}): {mark.why}"
 
 
 def _as_told(facts: ModelFacts) -> Condition | None:

@@ -11,7 +11,7 @@ from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp, RouterView
 from rayfleet_operator.plan.observed import Resolution
 from rayfleet_operator.plan.versions import FAILED
-from rayfleet_serving.config import ModelRoute, VersionRoute
+from rayfleet_serving.config import ModelRoute, RolloutMark, VersionRoute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,20 @@ class ModelFacts:
     """Its row in the table last given to the routers."""
     routers: RouterView
     now: datetime
+    given: ModelRoute | None = None
+    """Its row in the table that was written last, where that may not have reached these routers: on Kubernetes another
+    Ray cluster may be the one that gets it. None: it is `route`."""
+    frozen: bool = False
+    """Another Ray cluster is to take over first, and what is written reaches that one alone."""
+
+    @property
+    def written(self) -> ModelRoute | None:
+        """Its row in the table that was written last."""
+        return self.given if self.given is not None else self.route
+
+    def share(self, app: str) -> int:
+        """Percent in the table that was written last; 0 for an application that is not in it."""
+        return sum(row.weight for row in self.written.versions if row.app == app) if self.written is not None else 0
 
     def weight(self, app: str) -> int:
         """Percent in the table last given to the routers; 0 for an application that is not in it."""
@@ -34,6 +48,26 @@ class ModelFacts:
 
     def row(self, app: str) -> VersionRoute | None:
         return next((version for version in self.route.versions if version.app == app), None) if self.route else None
+
+    @property
+    def window(self) -> str:
+        """The window in which routers count that hold the row written last; "" where they count nothing."""
+        return self.written.window if self.written is not None else ""
+
+    def mark(self) -> RolloutMark | None:
+        """Where a rollout stands: in the table written last or, where that is lost, in the model's status."""
+        if self.written is not None:
+            return self.written.rollout
+        told = self.model.status.rollout if self.model is not None else None
+        return told.mark if told is not None else None
+
+    def held(self) -> bool:
+        """Whether every router that there should be holds the row written last."""
+        return (
+            self.written is not None
+            and self.routers.complete
+            and self.routers.holding(self.name, self.written) == len(self.routers.routers)
+        )
 
     def reachable(self, app: str, instead_of: str) -> bool:
         """Whether requests can move to `app` from the application that has them.

@@ -20,7 +20,7 @@ from rayfleet_operator.plan.live import DELETING, RouterView, live_apps
 from rayfleet_operator.plan.model import REQUEUE_S, ModelDecision, ModelPlan, decide
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution
 from rayfleet_operator.plan.serve_config import ServeOptions
-from rayfleet_serving.config import ROUTER_APP, TrafficTable
+from rayfleet_serving.config import ROUTER_APP, ModelRoute, TrafficTable
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,23 @@ def plan(
     observed: ObservedFleet,
     serve_options: ServeOptions,
     now: datetime,
+    written: Mapping[str, ModelRoute] | None = None,
+    frozen: bool = False,
 ) -> FleetPlan:
     """Plan one fleet.
 
     `fleet` None stands for a fleet with every default. `models` are all of the fleet's models, in any order.
-    `resolutions` are by model name; a model without one stays as it is deployed. Applications that are neither a model
-    nor the router are kept as they are.
+    `written` are the rows of the table written last, where the observed routers may not have got it; `frozen` says that
+    another cluster gets it. `resolutions` are by model name; a model without one stays as it is deployed. Applications
+    that are neither a model nor the router are kept as they are.
     Raises ValueError when two models have one name.
     """
     twice = [name for name, count in Counter(model.metadata.name for model in models).items() if count > 1]
     if twice:
         raise ValueError(f"two models of one fleet are named {', '.join(sorted(twice))}")
 
-    decisions = _decide_each({model.metadata.name: model for model in models}, resolutions, observed, now)
+    by_name = {model.metadata.name: model for model in models}
+    decisions = _decide_each(by_name, resolutions, observed, now, written or {}, frozen)
     spec = fleet.spec if fleet is not None else ModelFleetSpec()
     table = TrafficTable(
         models={name: decision.route for name, decision in sorted(decisions.items()) if decision.route is not None},
@@ -91,6 +95,8 @@ def _decide_each(
     resolutions: Mapping[str, Resolution],
     observed: ObservedFleet,
     now: datetime,
+    written: Mapping[str, ModelRoute],
+    frozen: bool,
 ) -> dict[str, ModelDecision]:
     routers = RouterView.of(observed)
     live = live_apps(observed)
@@ -105,6 +111,8 @@ def _decide_each(
                 route=routes.get(name),
                 routers=routers,
                 now=now,
+                given=written.get(name),
+                frozen=frozen,
             )
         )
         for name in {*models, *routes, *(found.model for found in live.values())}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
-from rayfleet_serving.config import MODEL_DEPLOYMENT, MODEL_IMPORT_PATH, ModelRoute, RouterState
+from rayfleet_serving.config import MODEL_DEPLOYMENT, MODEL_IMPORT_PATH, ModelRoute, RouterState, WindowCount
 
 RUNNING = "RUNNING"
 DEPLOY_FAILED = "DEPLOY_FAILED"
@@ -78,6 +78,11 @@ class RouterView:
     def reaching(self, app: str) -> int:
         """How many routers see running replicas of `app` and know its metadata."""
         return sum(1 for router in self.routers if app in router.versions and router.versions[app].ready)
+
+    def counts(self, app: str, window: str) -> list[WindowCount]:
+        """What each router that counts in this window has counted of `app`."""
+        found = [router.versions[app].count for router in self.routers if app in router.versions]
+        return [count for count in found if count is not None and window and count.window == window]
 
     def answering_reach(self, app: str) -> bool:
         """Whether every router that answered reaches `app`, and one did."""

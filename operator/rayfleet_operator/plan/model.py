@@ -20,12 +20,14 @@ from datetime import timedelta
 from typing import Any
 
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import conditions, explain, rollout, serve_config, traffic
+from rayfleet_operator.plan import conditions, explain, serve_config, traffic
 from rayfleet_operator.plan.conditions import Condition, Reason
+from rayfleet_operator.plan.division import divide
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING
 from rayfleet_operator.plan.observed import ResolutionProblem
+from rayfleet_operator.plan.rollout import RolloutDecision
 from rayfleet_operator.plan.versions import DRAINING, WAITING, VersionPlan
 from rayfleet_serving.config import ModelIdentity, ModelRoute, Transform, VersionRoute
 
@@ -48,6 +50,8 @@ class ModelPlan:
     """The version with the most weight first."""
     serving: bool
     """Whether some router can reach a version that has weight."""
+    rollout: RolloutDecision | None = None
+    """Of a rollout by stages, under way or given up."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,10 @@ def _roll_out(
     """With a `problem`, `identity` is what the registry said last."""
     wanted = serve_config.model_app(model, identity)
     target = str(wanted["name"])
-    holder = facts.holder(target)
-    weights: Mapping[str, int] = {target: 100}
-    entries: dict[str, Mapping[str, Any]] = {target: wanted}
+    divided = divide(facts, model, target)
+    holder, weights = divided.holder, divided.weights
+    entries: dict[str, Mapping[str, Any]] = {target: wanted} if target in weights else {}
     if holder is not None and holder != target:
-        weights = rollout.immediate(
-            rollout.RolloutFacts(
-                stable=rollout.VersionFacts(app=holder, weight=facts.weight(holder)),
-                candidate=rollout.VersionFacts(app=target, weight=facts.weight(target)),
-                reachable=facts.reachable(target, holder),
-                now=facts.now,
-            )
-        )
         entries[holder] = serve_config.refreshed(facts.live[holder].observed.entry, model.spec)
     leaving = {app: found for app, found in facts.live.items() if app not in weights and not facts.retired(app)}
     entries |= {app: found.observed.entry for app, found in leaving.items()}
@@ -102,9 +98,10 @@ def _roll_out(
     # A version on its way out stays in the table, without weight, for the routers to go on reporting what it has left.
     left = {"weight": 0, "leaving": True}
     rows += [row.model_copy(update=left) for app in leaving if (row := facts.row(app)) is not None]
-    route = traffic.route(model.spec, rows)
+    route = traffic.route(model.spec, rows, divided.mark)
 
-    retry = _retry_due(facts, target)
+    # The one that has the requests is not tried again so: where it came from is known to nobody once its entry is gone.
+    retry = target in weights and _retry_due(facts, target)
     if retry:
         del entries[target]
     versions = [
@@ -116,7 +113,14 @@ def _roll_out(
     if problem is not None:
         kept = f"version {identity.version} stays the wanted one"
         faults.append((problem.reason, f"{problem.message.rstrip('.')}; {kept}"))
-    progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=retry)
+    if divided.decision is not None and divided.mark is not None and divided.mark.ended:
+        progress = explain.given_up(divided.mark, identity.version, leaving)
+        faults.append((Reason.ROLLED_BACK, explain.why_given_up(divided.mark, identity.version)))
+    else:
+        progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=retry)
+        if divided.decision is not None and divided.mark is not None and divided.mark.stage >= 0:
+            text = f"version {identity.version}, {divided.decision.message}"
+            progress = conditions.progressing(divided.decision.reason, text)
     return _decision(
         facts,
         weights=weights,
@@ -125,7 +129,11 @@ def _roll_out(
         route=route,
         progress=progress,
         faults=faults,
-        retry_in=_retry_in(facts, target),
+        retry_in=_sooner(
+            _retry_in(facts, target) if target in weights else None,
+            divided.decision.again_in if divided.decision is not None else None,
+        ),
+        decision=divided.decision,
     )
 
 
@@ -196,6 +204,7 @@ def _decision(
     progress: Condition,
     faults: list[tuple[str, str]],
     retry_in: float | None,
+    decision: RolloutDecision | None = None,
 ) -> ModelDecision:
     ordered = tuple(sorted(versions, key=lambda version: (-version.weight, version.app)))
     serving = any(weight > 0 and facts.routers.reaching(app) > 0 for app, weight in weights.items())
@@ -204,12 +213,17 @@ def _decision(
         conditions=(explain.ready(facts, ordered, serving), progress, conditions.degraded(faults)),
         versions=ordered,
         serving=serving,
+        rollout=decision,
     )
     requeue_after = REQUEUE_S if progress.status == "True" else retry_in
     if requeue_after is not None:
         # A retry that is due may have to wait for the routers to be known.
         requeue_after = max(requeue_after, REQUEUE_S)
     return ModelDecision(plan, tuple(entries.values()), route, requeue_after)
+
+
+def _sooner(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
 
 
 def _row(

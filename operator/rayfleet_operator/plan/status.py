@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.status import ModelDeploymentStatus, ModelFleetStatus, ResolvedModel, VersionStatus
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity, conditions
+from rayfleet_operator.plan import capacity, conditions, history
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
@@ -31,6 +31,9 @@ MAX_MESSAGE = 32768
 
 ENDS = (RUNNING, DRAINING, DEPLOY_FAILED, UNHEALTHY)
 """States of a version in which it has started, or has failed to: those of others are on their way."""
+
+STAGES = (Reason.HOLDING, Reason.INCONCLUSIVE, Reason.PAUSED)
+"""A candidate has arrived at a stage, or waits there."""
 
 NO_ADDRESS = Trouble("NameTaken", "the Service at the fleet's address is not the fleet's")
 """Where nobody says what is the matter with it."""
@@ -76,6 +79,7 @@ def model_status(
         explained = as_before(model.status.conditions, explained, generation)
     untold = any(version.state == UNKNOWN for version in planned.versions)
     before = {version.app: version for version in model.status.versions}
+    rolling = history.rollout_status(planned)
     return ModelDeploymentStatus(
         observed_generation=generation,
         conditions=merged(model.status.conditions, explained, generation, now),
@@ -83,6 +87,8 @@ def model_status(
         resolved=_resolved(model, resolution),
         replicas=model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions),
         versions=[_version(version, before.get(version.app)) for version in planned.versions][:16],
+        rollout=rolling,
+        history=history.history(model.status, rolling, planned, now),
     )
 
 
@@ -207,7 +213,7 @@ def merged(
 
 def events(before: Sequence[StatusCondition], after: Sequence[StatusCondition]) -> list[EventNote]:
     """What changed in a way that a person would want to be told: it answers or no longer does; something is wrong,
-    something else, or nothing any more; a change has come to its end."""
+    something else, or nothing any more; a rollout has come a stage further; a change has come to its end."""
     was = {each.type: each for each in before}
     notes = []
     for now in after:
@@ -224,6 +230,8 @@ def events(before: Sequence[StatusCondition], after: Sequence[StatusCondition]) 
                 notes.append(EventNote("Warning", now.reason, now.message))
             case ConditionType.DEGRADED if now.status == "False" and old is not None and changed:
                 notes.append(EventNote("Normal", "Recovered", f"{old.reason} is over"))
+            case ConditionType.PROGRESSING if now.reason in STAGES and (old is None or old.reason != now.reason):
+                notes.append(EventNote("Normal", now.reason, now.message))
             case ConditionType.PROGRESSING if now.reason == Reason.SETTLED and old is not None and changed:
                 notes.append(EventNote("Normal", now.reason, now.message))
             case _:

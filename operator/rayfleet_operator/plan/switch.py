@@ -195,9 +195,10 @@ def _weighted(route: ModelRoute) -> set[str]:
 
 
 def _answered(cluster: ObservedCluster, route: ModelRoute) -> bool:
-    """Whether every version that gets requests by this row is answered."""
-    weighted = _weighted(route)
-    return bool(weighted) and all(cluster.answers(app) for app in weighted)
+    """Whether every version that gets requests by this row is answered, and one that is tried out without any."""
+    weighted, mark = _weighted(route), route.rollout
+    tried = {mark.candidate} if mark is not None and mark.stage >= 0 and not mark.ended else set()
+    return bool(weighted) and all(cluster.answers(app) for app in weighted | tried)
 
 
 def _served(cluster: ObservedCluster) -> set[str]:

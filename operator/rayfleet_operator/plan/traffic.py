@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayfleet_operator.api import types as api
-from rayfleet_serving.config import Classification, ImageInput, Limits, ModelRoute, Transform, VersionRoute
+from rayfleet_operator.api.rollout import Sticky
+from rayfleet_serving import config
+from rayfleet_serving.config import Classification, ImageInput, Limits, ModelRoute, RolloutMark, Transform, VersionRoute
 
 
-def route(spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute]) -> ModelRoute:
+def route(
+    spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute], rollout: RolloutMark | None = None
+) -> ModelRoute:
     """Versions sorted by application name. Raises ValueError unless their weights sum to 100."""
     ordered = sorted(versions, key=lambda version: version.app)
     total = sum(version.weight for version in ordered)
     if total != 100:
         raise ValueError(f"weights sum to {total}, not 100: {ordered}")
-    return ModelRoute(versions=ordered, limits=limits(spec.limits))
+    under_way = rollout is not None and not rollout.ended
+    return ModelRoute(
+        versions=ordered,
+        limits=limits(spec.limits),
+        rollout=rollout,
+        sticky=_sticky(spec.rollout.sticky) if under_way else None,
+    )
+
+
+def _sticky(spec: Sticky | None) -> config.Sticky | None:
+    if spec is None:
+        return None
+    return config.Sticky(header=spec.header.lower() if spec.header is not None else None, cookie=spec.cookie)
 
 
 def waiting(spec: api.ModelDeploymentSpec) -> ModelRoute:

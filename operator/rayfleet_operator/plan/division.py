@@ -1,0 +1,118 @@
+"""How one model's requests are divided among its versions now: from the facts to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.plan import rollout
+from rayfleet_operator.plan.analysis import Count
+from rayfleet_operator.plan.facts import ModelFacts
+from rayfleet_operator.plan.live import RUNNING
+from rayfleet_operator.plan.rollout import (
+    ABORT_ANNOTATION,
+    PROMOTE_ANNOTATION,
+    RETRY_ANNOTATION,
+    Command,
+    RolloutDecision,
+    RolloutFacts,
+)
+from rayfleet_operator.plan.versions import UNKNOWN
+from rayfleet_serving.config import RolloutMark
+
+STARTING = ("NOT_STARTED", "DEPLOYING", UNKNOWN)
+"""What Serve, or nobody, says of an application that may be about to run."""
+
+
+@dataclass(frozen=True)
+class Division:
+    weights: Mapping[str, int]
+    """Percent by application: of the wanted version and, where there is another, of the one that it takes over from;
+    together 100. What is in here goes on running."""
+    holder: str | None
+    """The application that has the requests, or has them back if the wanted version is given up."""
+    mark: RolloutMark | None = None
+    """Where a rollout by stages stands; None where there is none."""
+    decision: RolloutDecision | None = None
+    """Of that rollout; None where it is another version's."""
+
+
+def divide(facts: ModelFacts, model: ModelDeployment, target: str) -> Division:
+    """`target` is the wanted version's application."""
+    mark = facts.mark()
+    holder = _holder(facts, target, mark)
+    if holder is None or holder == target:
+        return Division({target: 100}, holder)
+    if mark is not None and target == mark.stable:
+        # Back to where it came from. Until that is done, it is no rollout of its own.
+        weights = immediate(facts, target, holder)
+        return Division(weights, holder, mark if weights[target] < 100 else None)
+    if model.spec.rollout.strategy == "Immediate":
+        return Division(immediate(facts, target, holder), holder)
+    decision = rollout.decide(
+        model.spec.rollout,
+        RolloutFacts(
+            stable=holder,
+            candidate=target,
+            mark=mark if mark is not None and mark.candidate == target else None,
+            weight=facts.share(target),
+            reachable=facts.reachable(target, holder),
+            lost=_lost(facts, target, holder),
+            hopeless=_hopeless(facts, holder),
+            held=facts.held(),
+            frozen=facts.frozen,
+            counted={app: Count.of(facts.routers.counts(app, facts.window)) for app in (target, holder)},
+            command=_command(model),
+            now=facts.now,
+        ),
+    )
+    weights = {target: decision.weight, holder: 100 - decision.weight}
+    if not decision.keeps_candidate:
+        del weights[target]
+    return Division(weights, holder, decision.mark, decision)
+
+
+def immediate(facts: ModelFacts, target: str, holder: str) -> dict[str, int]:
+    """Everything moves at once, as soon as the wanted version can be reached; until then nothing does.
+
+    The other version's own health has no say but in that: one that can be reached is never worse, and with one that can
+    not there is nothing better than what there was.
+    """
+    share = 100 if facts.reachable(target, holder) else 0
+    return {target: share, holder: 100 - share}
+
+
+def _holder(facts: ModelFacts, target: str, mark: RolloutMark | None) -> str | None:
+    """Who has the requests, whatever share a candidate has of them for the time being."""
+    if mark is None:
+        return facts.holder(target)
+    if target == mark.stable:
+        # Back to where it came from: at once, where it still has requests.
+        return target if facts.share(target) > 0 else facts.holder(target)
+    took_over = mark.candidate != target and facts.share(mark.candidate) == 100
+    holder = mark.candidate if took_over else mark.stable
+    return holder if holder in facts.live else facts.holder(target)
+
+
+def _lost(facts: ModelFacts, candidate: str, stable: str) -> bool:
+    """Where neither is reached, it is the routers that are to be looked at; and what still starts, as on a Ray cluster
+    that has just taken over, was not lost."""
+    found = facts.live.get(candidate)
+    starts = found is not None and (found.status in STARTING or bool(found.observed.replicas_running))
+    routers = facts.routers
+    return routers.complete and not routers.reaching(candidate) and not starts and routers.reaching(stable) > 0
+
+
+def _hopeless(facts: ModelFacts, stable: str) -> bool:
+    found = facts.live.get(stable)
+    return (found is None or found.status != RUNNING) and not facts.routers.reaching(stable)
+
+
+def _command(model: ModelDeployment) -> Command:
+    given = model.metadata.annotations
+    return Command(
+        promote=given.get(PROMOTE_ANNOTATION, ""),
+        abort=given.get(ABORT_ANNOTATION, ""),
+        retry=given.get(RETRY_ANNOTATION, ""),
+    )
