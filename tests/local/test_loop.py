@@ -10,6 +10,7 @@ from pathlib import Path
 from model_files import write_model
 from ray_client.stand_in import StandIn, stand_in
 
+from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.loop import Loop
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
@@ -32,6 +33,8 @@ async def following(folder: Path, server: StandIn) -> AsyncIterator[list[Status]
             routers=routers,
             options=ServeOptions(),
             publish=published.append,
+            commands=Commands(folder / "nothing.commands"),
+            url="http://127.0.0.1:8000",
         )
         task = asyncio.ensure_future(loop.run())
         try:

@@ -12,6 +12,7 @@ COMMANDS = {
     "up": "Serve a folder of ModelDeployments on this machine.",
     "status": "Show what a running `rayfleet up` serves.",
     "predict": "Send one JSON or image file to a model.",
+    "rollout": "Look at how a model's new version takes over, and decide about it.",
     "operator": "Look after the fleets of a Kubernetes cluster.",
 }
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from rayfleet_operator.api.problems import harmless
+from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
-from rayfleet_operator.plan import serve_config
+from rayfleet_operator.plan import serve_config, status
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import ObservedFleet
@@ -44,6 +47,8 @@ class Loop:
         routers: RouterClient,
         options: ServeOptions,
         publish: Callable[[Status], None],
+        commands: Commands,
+        url: str,
     ) -> None:
         self._sources = sources
         self._resolutions = resolutions
@@ -51,6 +56,9 @@ class Loop:
         self._routers = routers
         self._options = options
         self._publish = publish
+        self._commands = commands
+        self._url = url
+        self._statuses: dict[str, ModelDeploymentStatus] = {}
         self._models: tuple[ShownModel, ...] = ()
         self._observed = ObservedFleet()
         self._looked_at = datetime.now(UTC)
@@ -84,10 +92,11 @@ class Loop:
         wanted = self._sources.wanted
         applications, routers = await asyncio.gather(self._serve.applications(), self._routers.states())
         now = datetime.now(UTC)
+        models = self._commands.applied(wanted.models)
         self._observed = observe.fleet(applications, routers, self._observed, now)
         decided = plan(
             fleet=wanted.fleet,
-            models=wanted.models,
+            models=models,
             resolutions=self._resolutions.known,
             observed=self._observed,
             serve_options=self._options,
@@ -97,6 +106,7 @@ class Loop:
             await self._serve.put(serve_config.canonical(decided.config))
         # Only now is it what serves: what Serve did not take must not be shown as if it had.
         self._models, self._looked_at = self._shown(decided), now
+        self._statuses = self._told(models, decided, now)
         self._show()
         return LOOK_S if decided.requeue_after is None else min(decided.requeue_after, LOOK_S)
 
@@ -116,7 +126,33 @@ class Loop:
     def _show(self, problem: str | None = None) -> None:
         problems = (*([problem] if problem else []), *self._sources.wanted.problems)
         read = self._sources.read_at
-        self._publish(Status(models=self._models, problems=problems, files_read=read, updated=self._looked_at))
+        self._publish(
+            Status(
+                models=self._models,
+                problems=problems,
+                files_read=read,
+                statuses=self._statuses,
+                updated=self._looked_at,
+            )
+        )
+
+    def _told(
+        self, models: Sequence[ModelDeployment], decided: FleetPlan, now: datetime
+    ) -> dict[str, ModelDeploymentStatus]:
+        planned = {each.name: each for each in decided.models}
+        return {
+            (name := model.metadata.name): status.model_status(
+                model.model_copy(update={"status": self._statuses.get(name, ModelDeploymentStatus())}),
+                planned[name],
+                url=f"{self._url}/{name}",
+                resolution=self._resolutions.known.get(name),
+                troubles=(),
+                shortage=None,
+                quiet=False,
+                now=now,
+            )
+            for model in models
+        }
 
     def _shown(self, decided: FleetPlan) -> tuple[ShownModel, ...]:
         uris = {model.metadata.name: model.spec.model.uri for model in self._sources.wanted.models}

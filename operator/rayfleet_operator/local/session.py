@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.local import cluster, ports, state
 from rayfleet_operator.local.cluster import ClusterError, LocalCluster
+from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.joined import JoinedRay
 from rayfleet_operator.local.loop import Loop
 from rayfleet_operator.local.resolutions import Resolutions
@@ -184,6 +185,8 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
             routers=routers,
             options=request.options,
             publish=publish,
+            commands=Commands(state.commands_path(state.state_folder(request.environ), request.url)),
+            url=request.url,
         )
         await stop.unless(_until_ray_ends(loop, ray))
 

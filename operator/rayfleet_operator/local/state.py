@@ -15,8 +15,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rayfleet_operator.api.status import ModelDeploymentStatus
 
 LOCK_S = 1.0
 """A reader holds the lock for an instant to see whether it is free; that is not another `up`."""
@@ -71,6 +74,8 @@ class Status(Shown):
     """What is wrong with the files, or with Ray; one line each."""
     files_read: datetime | None = None
     """When the files were last read, which is when they last changed; None before the first pass."""
+    statuses: dict[str, ModelDeploymentStatus] = {}
+    """What a ModelDeployment's `.status` would say, by model."""
     updated: datetime
     """When Ray was last asked and everything that was due was done; the rest of the status is of that moment."""
 
@@ -103,11 +108,21 @@ def state_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "rayfleet"
 
 
+def commands_path(folder: Path, url: str) -> Path:
+    """The file of what was said to the `up` at this URL."""
+    parts = urlsplit(url)
+    return _path(folder, parts.hostname or "", parts.port or 80).with_suffix(".commands")
+
+
+def _path(folder: Path, host: str, port: int) -> Path:
+    return folder / f"{host}_{port}.json".replace(":", "-")
+
+
 class Slot:
     """This `up`'s place in the state folder, for the endpoint `host`:`port`."""
 
     def __init__(self, folder: Path, host: str, port: int) -> None:
-        self._path = folder / f"{host}_{port}.json".replace(":", "-")
+        self._path = _path(folder, host, port)
         self._lock = -1
 
     def __enter__(self) -> Self:

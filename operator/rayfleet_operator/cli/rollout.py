@@ -1,0 +1,159 @@
+"""`rayfleet rollout`: how a new version takes over, and a word in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayfleet_operator.plan.rollout import (
+    ABORT_ANNOTATION,
+    PROMOTE_ANNOTATION,
+    RETRY_ANNOTATION,
+    attempt,
+    promotion,
+)
+
+if TYPE_CHECKING:
+    from rayfleet_operator.api.status import RolloutStatus
+    from rayfleet_operator.cli.rollouts import Model, Place
+
+LOOK_S = 1.0
+"""Between looks with `--watch`."""
+
+
+def _place(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where the model is."""
+    options = (
+        click.argument("model"),
+        click.option("--namespace", "-n", metavar="NAME", help="On Kubernetes, in this namespace."),
+        click.option("--context", metavar="NAME", help="On Kubernetes, the cluster of this context."),
+        click.option("--kubeconfig", metavar="FILE", help="On Kubernetes, the cluster of this file."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Of the `rayfleet up` at this port."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group()
+def rollout() -> None:
+    """Look at how a model's new version takes over, and decide about it.
+
+    MODEL is a ModelDeployment's name: of the running `rayfleet up` that has it, or else on Kubernetes.
+    """
+
+
+@rollout.command()
+@_place
+@click.option("--watch", "-w", is_flag=True, help="Again and again, until it has come to an end.")
+@click.option("--json", "as_json", is_flag=True, help="All that is known, as JSON.")
+def status(model: str, watch: bool, as_json: bool, **where: Any) -> None:
+    """Show where the rollout stands: weights, stage, what it waits for and why."""
+    place = _at(**where)
+    shown = ""
+    while True:
+        found = place.model(model)
+        text = json.dumps(found.as_json(), indent=1) if as_json else _text(found)
+        if text != shown:
+            click.echo(text)
+            shown = text
+        if not watch or found.rollout is None or found.rollout.ended:
+            return
+        time.sleep(LOOK_S)
+
+
+@rollout.command()
+@_place
+def history(model: str, **where: Any) -> None:
+    """Show what became of the last ten versions that were to take over."""
+    found = _at(**where).model(model)
+    if not found.history:
+        click.echo(f"No version of {model} has taken over by stages, or been given up, yet.")
+    for each in found.history:
+        why = f": {each.message}" if each.message else ""
+        click.echo(f"{each.ended}  version {each.version}  {each.outcome}{why}")
+
+
+@rollout.command()
+@_place
+@click.option("--all", "every", is_flag=True, help="Past every step, not only the one where it is.")
+def promote(model: str, every: bool, **where: Any) -> None:
+    """Go on to the next step now, whatever the clock says and whatever is not concluded yet."""
+    place = _at(**where)
+    candidate = _under_way(place.model(model))
+    step = "all" if every else str(candidate.stage)
+    place.annotate(model, {PROMOTE_ANNOTATION: promotion(candidate.mark, step)})
+    click.echo(f"{model}: the candidate goes on {'to the end' if every else 'to the next step'}.")
+
+
+@rollout.command()
+@_place
+def abort(model: str, **where: Any) -> None:
+    """Give the candidate up: the stable version gets every request at once."""
+    place = _at(**where)
+    candidate = _under_way(place.model(model))
+    place.annotate(model, {ABORT_ANNOTATION: attempt(candidate.mark)})
+    click.echo(f"{model}: the candidate is given up.")
+
+
+@rollout.command()
+@_place
+def retry(model: str, **where: Any) -> None:
+    """Try a candidate that was given up once more, from the first step."""
+    place = _at(**where)
+    found = place.model(model)
+    if found.rollout is None or not found.rollout.ended:
+        raise click.ClickException(f"{model}: no candidate was given up; rayfleet rollout status says how things stand")
+    place.annotate(model, {RETRY_ANNOTATION: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")})
+    click.echo(f"{model}: the candidate is tried again.")
+
+
+@rollout.command()
+@_place
+def pause(model: str, **where: Any) -> None:
+    """Stay at the step where it is. What must hold of the candidate must still hold."""
+    place = _at(**where)
+    place.model(model)
+    place.pause(model, paused=True)
+    click.echo(f"{model}: it stays where it is.")
+
+
+@rollout.command()
+@_place
+def resume(model: str, **where: Any) -> None:
+    """Go on after a pause."""
+    place = _at(**where)
+    place.model(model)
+    place.pause(model, paused=False)
+    click.echo(f"{model}: it goes on.")
+
+
+def _at(namespace: str | None, context: str | None, kubeconfig: str | None, port: int | None) -> Place:
+    from rayfleet_operator.cli import rollouts
+
+    return rollouts.place(namespace=namespace, context=context, kubeconfig=kubeconfig, port=port)
+
+
+def _under_way(found: Model) -> RolloutStatus:
+    if found.rollout is None or found.rollout.ended:
+        raise click.ClickException(
+            f"{found.name}: no rollout is under way; rayfleet rollout status says how things stand"
+        )
+    return found.rollout
+
+
+def _text(found: Model) -> str:
+    lines = [f"{found.name}: {found.progress}"]
+    for version in found.versions:
+        lines.append(f"  version {version.name}: {version.weight} % of the requests, {version.state}")
+    if found.rollout is not None:
+        told = found.rollout
+        lines.append(f"  {'given up, ' + told.ended if told.ended else 'rollout'}: {told.message}")
+        if told.analysis:
+            lines.append(f"  analysis: {told.analysis}")
+    return "\n".join(lines)

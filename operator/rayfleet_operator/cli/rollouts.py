@@ -1,0 +1,157 @@
+"""Where a model is: with a running `rayfleet up`, or on Kubernetes. Both tell the same and are told the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import click
+
+from rayfleet_operator.api.problems import harmless
+from rayfleet_operator.api.status import ModelDeploymentStatus, RolloutStatus, VersionOutcome, VersionStatus
+from rayfleet_operator.api.types import API_VERSION, GROUP
+from rayfleet_operator.local import state
+from rayfleet_operator.local.commands import ANNOTATIONS, Commands, Said
+from rayfleet_operator.local.state import Up
+
+MANAGER = "rayfleet-rollout"
+"""Field manager of what these commands write, so that each takes back what the one before said."""
+
+KIND = f"modeldeployments.{GROUP}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is told of one model."""
+
+    name: str
+    progress: str
+    """In words: what is under way."""
+    versions: Sequence[VersionStatus]
+    rollout: RolloutStatus | None
+    history: Sequence[VersionOutcome]
+
+    @classmethod
+    def of(cls, name: str, status: ModelDeploymentStatus) -> Model:
+        """From its status."""
+        told = next((each for each in status.conditions if each.type == "Progressing"), None)
+        progress = f"{told.reason}: {told.message}" if told is not None else "nothing is known yet"
+        return cls(
+            name=name,
+            progress=progress,
+            versions=status.versions,
+            rollout=status.rollout,
+            history=status.history,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        def dumped(each: Any) -> Any:
+            return each.model_dump(mode="json", by_alias=True)
+
+        return {
+            "name": self.name,
+            "progress": self.progress,
+            "versions": [dumped(each) for each in self.versions],
+            "rollout": dumped(self.rollout) if self.rollout is not None else None,
+            "history": [dumped(each) for each in self.history],
+        }
+
+
+class Place(Protocol):
+    """Each raises click.ClickException where there is no such model, or nobody takes what is said."""
+
+    def model(self, name: str) -> Model: ...
+    def annotate(self, name: str, annotations: Mapping[str, str]) -> None: ...
+    def pause(self, name: str, *, paused: bool) -> None: ...
+
+
+def place(*, namespace: str | None, context: str | None, kubeconfig: str | None, port: int | None) -> Place:
+    """The running `up`, where one runs and nothing speaks of Kubernetes. Raises click.ClickException."""
+    folder = state.state_folder(os.environ)
+    running = [up for up in state.running(folder) if port is None or urlsplit(up.url).port == port]
+    if namespace is None and context is None and kubeconfig is None:
+        if len(running) == 1:
+            return Local(folder, running[0])
+        if running:
+            ports = ", ".join(str(urlsplit(up.url).port) for up in running)
+            raise click.ClickException(f"several rayfleet up run, at the ports {ports}; choose one with --port")
+        if port is not None:
+            raise click.ClickException(f"no rayfleet up runs at port {port}")
+    return Kubernetes(namespace=namespace, context=context, kubeconfig=kubeconfig)
+
+
+class Local:
+    """A running `up`."""
+
+    def __init__(self, folder: Path, up: Up) -> None:
+        self._folder = folder
+        self._up = up
+        self._commands = Commands(state.commands_path(folder, up.url))
+
+    def model(self, name: str) -> Model:
+        for up in state.running(self._folder):
+            if up.url == self._up.url and name in up.status.statuses:
+                return Model.of(name, up.status.statuses[name])
+        known = ", ".join(sorted(self._up.status.statuses)) or "none"
+        raise click.ClickException(f"the rayfleet up at {self._up.url} serves no model {name!r}; it serves {known}")
+
+    def annotate(self, name: str, annotations: Mapping[str, str]) -> None:
+        before = self._commands.said.get(name, Said())
+        said = {key: annotations[annotation] for key, annotation in ANNOTATIONS.items() if annotation in annotations}
+        self._say(name, Said(**said, paused=before.paused))
+
+    def pause(self, name: str, *, paused: bool) -> None:
+        before = self._commands.said.get(name, Said())
+        self._say(name, before.model_copy(update={"paused": paused}))
+
+    def _say(self, name: str, said: Said) -> None:
+        try:
+            self._commands.say(name, said)
+        except OSError as error:
+            raise click.ClickException(f"{self._folder} cannot be written: {error.strerror}") from error
+
+
+class Kubernetes:
+    """What kubectl reaches: it knows every way to sign in."""
+
+    def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: str | None) -> None:
+        given = {"--namespace": namespace, "--context": context, "--kubeconfig": kubeconfig}
+        self._options = [word for option, value in given.items() if value for word in (option, value)]
+
+    def model(self, name: str) -> Model:
+        found = json.loads(self._kubectl("get", KIND, name, "-o", "json"))
+        return Model.of(name, ModelDeploymentStatus.model_validate(found.get("status") or {}))
+
+    def annotate(self, name: str, annotations: Mapping[str, str]) -> None:
+        self._apply(name, {"annotations": dict(annotations)}, {}, MANAGER)
+
+    def pause(self, name: str, *, paused: bool) -> None:
+        self._apply(name, {}, {"spec": {"rollout": {"paused": paused}}}, f"{MANAGER}-pause")
+
+    def _apply(self, name: str, metadata: dict[str, Any], rest: dict[str, Any], manager: str) -> None:
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": "ModelDeployment",
+            "metadata": {"name": name, **metadata},
+            **rest,
+        }
+        options = ("--server-side", "--force-conflicts", f"--field-manager={manager}")
+        self._kubectl("apply", *options, "-f", "-", stdin=json.dumps(body))
+
+    def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        program = shutil.which("kubectl")
+        if program is None:
+            raise click.ClickException("no rayfleet up runs here, and no kubectl is on PATH to reach Kubernetes with")
+        ran = subprocess.run(  # noqa: S603 - the user's own kubectl, with no shell between
+            [program, *arguments, *self._options], input=stdin, capture_output=True, text=True, check=False
+        )
+        if ran.returncode:
+            raise click.ClickException(harmless(ran.stderr.strip() or ran.stdout.strip()))
+        return ran.stdout
