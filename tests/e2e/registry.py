@@ -28,10 +28,15 @@ with mlflow.start_run():
                                         pip_requirements=["scikit-learn"], registered_model_name=name)
     else:
         class Broken(mlflow.pyfunc.PythonModel):
+            calls = 0
             def load_context(self, context):
-                raise RuntimeError(value)
+                if kind == "broken":
+                    raise RuntimeError(value)
             def predict(self, context, model_input, params=None):
-                return model_input
+                self.calls += int(bool(model_input.any()))  # rows of zeros are what it is warmed up with
+                if self.calls % int(value) == 0 and model_input.any():
+                    raise ValueError("one in " + value)
+                return np.full(len(model_input), float(value))
         info = mlflow.pyfunc.log_model(python_model=Broken(), name="model", signature=signature,
                                        pip_requirements=["numpy"], registered_model_name=name)
 if alias:
@@ -52,6 +57,10 @@ class Registry:
     def broken(self, name: str, says: str, alias: str = "champion") -> str:
         """Register a model that raises a RuntimeError as it is loaded; it needs allowCodeExecution."""
         return self._register(name, "broken", says, alias)
+
+    def raising(self, name: str, one_in: int, alias: str = "champion") -> str:
+        """Register a model that raises on one call of so many; it needs allowCodeExecution."""
+        return self._register(name, "raising", str(one_in), alias)
 
     def _register(self, *arguments: str) -> str:
         out = self.kubectl(

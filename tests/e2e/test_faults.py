@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,10 +11,10 @@ from cluster.deadline import until
 from cluster.providers import Cluster, NodeCluster
 
 from e2e.conftest import NAMESPACE
+from e2e.killing import kill, killing, operators
 from e2e.registry import Registry
 from e2e.scene import Scene
 
-OPERATOR = "app.kubernetes.io/name=rayfleet,app.kubernetes.io/component=operator"
 PLACED_TIMES = 4
 """How often Serve may place the model's replicas until some worker can be spared."""
 
@@ -30,11 +26,6 @@ def served(scene: Scene, models: Registry) -> None:
     scene.settled("tough")
 
 
-def _operators(scene: Scene) -> list[str]:
-    pods = scene.kubectl.json("get", "pods", "-n", NAMESPACE, "-l", OPERATOR)["items"]
-    return [pod["metadata"]["name"] for pod in pods if pod["metadata"].get("deletionTimestamp") is None]
-
-
 def _leader(scene: Scene) -> str:
     """Name of the pod that holds the Lease; "" while none does."""
     lease = scene.kubectl.json("get", "lease", "rayfleet-operator", "-n", NAMESPACE)
@@ -42,37 +33,9 @@ def _leader(scene: Scene) -> str:
     return holder.partition("_")[0]
 
 
-def _kill(scene: Scene, namespace: str, pod: str) -> None:
-    """End it as a power failure would."""
-    scene.kubectl("delete", "pod", pod, "-n", namespace, "--grace-period=0", "--force", "--wait=false")
-
-
-@contextmanager
-def _killing(scene: Scene, times: int) -> Iterator[list[str]]:
-    """Kill one of the operators again and again, at random moments, until the block ends; lists those killed."""
-    killed: list[str] = []
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.is_set() and len(killed) < times:
-            if pods := _operators(scene):
-                victim = random.choice(pods)
-                _kill(scene, NAMESPACE, victim)
-                killed.append(victim)
-            stop.wait(random.uniform(1, 6))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_a_rollout_survives_operators_that_are_killed_all_the_time(scene: Scene, models: Registry) -> None:
     clusters = scene.ray_clusters("sturdy")
-    with scene.traffic("sturdy", "tough") as traffic, _killing(scene, times=20) as killed:
+    with scene.traffic("sturdy", "tough") as traffic, killing(scene, times=20) as killed:
         scene.settled("tough", version=models.linear("tough", 2))
         scene.patch("modeldeployment", "tough", {"spec": {"limits": {"maxQueuedRequests": 60}}})
         scene.settled("tough")
@@ -87,9 +50,9 @@ def test_a_rollout_survives_operators_that_are_killed_all_the_time(scene: Scene,
 
 def test_another_operator_leads_when_the_leader_is_killed(scene: Scene) -> None:
     scene.kubectl("rollout", "status", "deploy/rayfleet-operator", "-n", NAMESPACE, "--timeout=120s")
-    until("somebody leads", lambda: _leader(scene) in _operators(scene), 60, every=0.5)
+    until("somebody leads", lambda: _leader(scene) in operators(scene), 60, every=0.5)
     leader = _leader(scene)
-    _kill(scene, NAMESPACE, leader)
+    kill(scene, NAMESPACE, leader)
     began = time.monotonic()
     until("another one leads", lambda: _leader(scene) not in (leader, ""), 60, every=0.2)
     print(f"another operator led after {time.monotonic() - began:.1f} s")
@@ -105,7 +68,7 @@ def test_kuberay_killed_while_a_version_arrives(scene: Scene, models: Registry) 
         version = models.linear("tough", 4)
         pods = kuberay.pods(scene.kubectl)
         for pod in pods:
-            _kill(scene, pod["metadata"]["namespace"], pod["metadata"]["name"])
+            kill(scene, pod["metadata"]["namespace"], pod["metadata"]["name"])
         assert pods
         scene.settled("tough", version=version)
         report = traffic.stop()
