@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import httpx
 import mlflow
 import mlflow.pyfunc
@@ -79,6 +81,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
         yield server
 
 
+# The class goes into the model as it is: nobody can import this file where it is loaded.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
 @pytest.fixture(scope="module")
 def versions(registry: MlflowServer) -> mlflow.MlflowClient:
     """Of the model "ladder", in the order of the constants above; `champion` is on the first."""
@@ -107,12 +113,16 @@ class Ladder:
     uri: str
 
     def write(self, **rollout: Any) -> None:
+        """The usual rollout, with this laid over it."""
+        self.write_rollout({**ROLLOUT, **rollout})
+
+    def write_rollout(self, rollout: dict[str, Any]) -> None:
         model = {
             "uri": "models:/ladder@champion",
             "registry": {"trackingUri": self.uri, "pollInterval": "1s"},
             "allowCodeExecution": True,
         }
-        spec = {"model": model, "batching": {"maxBatchSize": 1}, "rollout": {**ROLLOUT, **rollout}}
+        spec = {"model": model, "batching": {"maxBatchSize": 1}, "rollout": rollout}
         head = {"apiVersion": "rayfleet.io/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "ladder"}}
         self.file.write_text(yaml.safe_dump({**head, "spec": spec}))
 
@@ -173,9 +183,10 @@ def ladder(
 @pytest.fixture(autouse=True)
 async def at_rest(ladder: Ladder) -> None:
     """Each test begins with the first version alone, and with the file as it was."""
-    ladder.write()
+    ladder.write_rollout({"strategy": "Immediate"})
     ladder.wants(GOOD)
     await ladder.until("version 1 has everything", lambda: ladder.settled(GOOD))
+    ladder.write()
 
 
 @dataclass
