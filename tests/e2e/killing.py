@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from cluster.kubectl import KubectlError
 
 from e2e.conftest import NAMESPACE
 from e2e.scene import Scene
@@ -32,10 +34,12 @@ def killing(scene: Scene, times: int) -> Iterator[list[str]]:
 
     def run() -> None:
         while not stop.is_set() and len(killed) < times:
-            if pods := operators(scene):
-                victim = random.choice(pods)
-                kill(scene, NAMESPACE, victim)
-                killed.append(victim)
+            # The API server may be away as well.
+            with suppress(KubectlError):
+                if pods := operators(scene):
+                    victim = random.choice(pods)
+                    kill(scene, NAMESPACE, victim)
+                    killed.append(victim)
             stop.wait(random.uniform(1, 6))
 
     thread = threading.Thread(target=run)
