@@ -29,6 +29,7 @@ end
 local final = {
   ProgressDeadlineExceeded = true,
   RayServiceRefused = true,
+  RolledBack = true,
   VersionFailed = true,
 }
 if holds("Degraded") then
@@ -44,6 +45,10 @@ if holds("Degraded") then
   return answer("Degraded", found["Degraded"])
 end
 if holds("Progressing") then
+  -- A rollout that waits for somebody to say how it goes on.
+  if found["Progressing"].reason == "Paused" then
+    return answer("Suspended", found["Progressing"])
+  end
   return answer("Progressing", found["Progressing"])
 end
 if holds("Ready") then
