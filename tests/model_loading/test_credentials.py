@@ -66,6 +66,7 @@ def own(name: str = "digits", tracking_uri: str | None = None, *, credentials: b
 
 
 def test_a_model_has_its_own_variables_and_no_others(mounted: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     before = dict(os.environ)
     mount(
         mounted,
@@ -140,6 +141,7 @@ def test_what_the_kubelet_brings_late_is_waited_for(mounted: Path, caplog: pytes
 
 
 def test_what_never_comes_is_named(mounted: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     with pytest.raises(LoadError) as missing:
         own().require(0.1)
     assert missing.value.reason == "CredentialsMissing"
