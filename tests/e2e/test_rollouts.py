@@ -98,9 +98,11 @@ def _share(traffic: Traffic, scene: Scene, version: str, weight: int) -> None:
     assert _weight(scene, version) == weight, "it was measured for too long"
     answered = {name: count - first.get(name, 0) for name, count in last.items()}
     new, total = answered.get(version, 0), sum(answered.values())
-    low, high = binomtest(new, total).proportion_ci(0.99)
+    found = binomtest(new, total, weight / 100)
+    low, high = found.proportion_ci(0.99)
     print(f"weight {weight}: {new} of {total} by the candidate; 99 % interval {low:.3f} to {high:.3f}")
-    assert low <= weight / 100 <= high
+    # One in a hundred right splits is outside the interval above; of those outside this, one in ten thousand.
+    assert found.pvalue > 1e-4
 
 
 def test_a_good_version_gets_its_share_at_each_step_and_then_everything(scene: Scene, models: Registry) -> None:
