@@ -264,7 +264,7 @@ async def test_a_good_version_gets_its_share_at_each_step_and_then_everything(la
         low, high = found.proportion_ci(0.99)
         print(f"weight {weight}: {new} of {len(answered)} by the candidate; 99 % interval {low:.3f} to {high:.3f}")
         assert len(answered) > 60
-        # One in a hundred right splits is outside the interval above; of those outside this, one in ten thousand.
+        # The interval above misses one right split in a hundred, this one in ten thousand.
         assert found.pvalue > 1e-4
     assert ladder.status.history[0].outcome == "Succeeded"
     assert ladder.status.history[0].version == ALSO_GOOD

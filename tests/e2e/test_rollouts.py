@@ -101,7 +101,7 @@ def _share(traffic: Traffic, scene: Scene, version: str, weight: int) -> None:
     found = binomtest(new, total, weight / 100)
     low, high = found.proportion_ci(0.99)
     print(f"weight {weight}: {new} of {total} by the candidate; 99 % interval {low:.3f} to {high:.3f}")
-    # One in a hundred right splits is outside the interval above; of those outside this, one in ten thousand.
+    # The interval above misses one right split in a hundred, this one in ten thousand.
     assert found.pvalue > 1e-4
 
 
