@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.plan.rollout import (
     ABORT_ANNOTATION,
     PROMOTE_ANNOTATION,
@@ -109,7 +110,7 @@ def retry(model: str, **where: Any) -> None:
     found = place.model(model)
     if found.rollout is None or not found.rollout.ended:
         raise click.ClickException(f"{model}: no candidate was given up; rayfleet rollout status says how things stand")
-    place.annotate(model, {RETRY_ANNOTATION: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")})
+    place.annotate(model, {RETRY_ANNOTATION: stamp(datetime.now(UTC))})
     click.echo(f"{model}: the candidate is tried again.")
 
 

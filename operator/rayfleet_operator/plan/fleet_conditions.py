@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from rayfleet_operator.api.status import Condition as StatusCondition
+from rayfleet_operator.api.timestamp import moment
 from rayfleet_operator.plan import capacity, conditions
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.failure import cause
@@ -126,7 +127,7 @@ def _late(
         return clusters.first is not None and overdue(serving, deadline, now)
     if was.status == "True":
         return False
-    since = datetime.fromisoformat(was.last_transition_time.replace("Z", "+00:00"))
+    since = moment(was.last_transition_time)
     return now - max(since, serving.created) > deadline
 
 

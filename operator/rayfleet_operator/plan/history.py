@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from rayfleet_operator.api.status import ModelDeploymentStatus, RolloutStatus, VersionOutcome
+from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.plan.model import ModelPlan
 
 KEPT = 10
@@ -47,7 +48,7 @@ def history(
     kept = list(before.history)
     ended = _ended(before, after, planned)
     if ended is not None:
-        kept.insert(0, ended.model_copy(update={"ended": _stamp(now)}))
+        kept.insert(0, ended.model_copy(update={"ended": stamp(now)}))
     return kept[:KEPT]
 
 
@@ -78,7 +79,3 @@ def _outcome(
     return VersionOutcome(
         version=found[0][:64], model_id=found[1][:128], outcome=outcome, ended="", message=message[:MAX_MESSAGE]
     )
-
-
-def _stamp(now: datetime) -> str:
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

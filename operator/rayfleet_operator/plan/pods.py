@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from rayfleet_operator.api.timestamp import moment
 from rayfleet_operator.plan.failure import brief
 
 Json = Mapping[str, Any]
@@ -109,7 +110,7 @@ def _ending(where: str, ended: Json) -> Trouble:
 def _recent(ended: Json | None, now: datetime) -> Json | None:
     if ended is None or not ended.get("finishedAt"):
         return None
-    finished = datetime.fromisoformat(str(ended["finishedAt"]).replace("Z", "+00:00"))
+    finished = moment(str(ended["finishedAt"]))
     return ended if now - finished < RECENT else None
 
 

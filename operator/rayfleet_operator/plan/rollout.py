@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from rayfleet_operator.api.rollout import Rollout
+from rayfleet_operator.api.timestamp import moment, stamp
 from rayfleet_operator.plan import analysis, strategy
 from rayfleet_operator.plan.analysis import Count, Outcome, Verdict
 from rayfleet_operator.plan.conditions import Reason
@@ -105,7 +106,7 @@ def decide(rollout: Rollout, facts: RolloutFacts) -> RolloutDecision:
     rules = _rules(rollout, facts.command)
     mark = facts.mark
     if mark is None or (mark.ended and (mark.rules != rules or _worse(facts, mark))):
-        mark = RolloutMark(stable=facts.stable, candidate=facts.candidate, began=_stamp(facts.now))
+        mark = RolloutMark(stable=facts.stable, candidate=facts.candidate, began=stamp(facts.now))
     if mark.ended:
         return _given_up(rollout, facts, mark)
     if facts.command.abort == attempt(mark):
@@ -117,7 +118,7 @@ def decide(rollout: Rollout, facts: RolloutFacts) -> RolloutDecision:
 
 def _worse(facts: RolloutFacts, mark: RolloutMark) -> bool:
     """Whether the version that requests went back to has not run for so long that any other is better."""
-    return facts.hopeless and bool(mark.lost) and facts.now - _time(mark.lost) >= HOPELESS
+    return facts.hopeless and bool(mark.lost) and facts.now - moment(mark.lost) >= HOPELESS
 
 
 def _prepare(
@@ -132,8 +133,8 @@ def _prepare(
         # The candidate does not even start before, so the clock does not either.
         return RolloutDecision(mark=mark, weight=0, reason=Reason.WAITING_FOR_CLUSTER, message=FROZEN)
     if not mark.since:
-        mark = mark.model_copy(update={"since": _stamp(facts.now)})
-    waited = facts.now - _time(mark.since)
+        mark = mark.model_copy(update={"since": stamp(facts.now)})
+    waited = facts.now - moment(mark.since)
     deadline = timedelta(seconds=rollout.progress_deadline_seconds)
     if waited >= deadline:
         text = f"it was not ready within {rollout.progress_deadline}"
@@ -152,14 +153,14 @@ def _step(
         mark = mark.model_copy(update={"stage": at, "since": "", "why": ""})
         return RolloutDecision(mark=mark, weight=weight, reason=Reason.SHIFTING, message="the steps were changed")
     verdict = _verdict(rollout, facts)
-    mark = mark.model_copy(update={"lost": (mark.lost or _stamp(facts.now)) if facts.lost else ""})
+    mark = mark.model_copy(update={"lost": (mark.lost or stamp(facts.now)) if facts.lost else ""})
     fault = _fault(facts, mark, verdict)
     if fault is not None and rollout.on_failure == "Rollback" and not facts.hopeless:
         return _give_up(rollout, facts, mark, rules, *fault, verdict)
     if fault is not None and not mark.why:
         mark = mark.model_copy(update={"why": fault[1]})
     if not mark.since and facts.held:
-        mark = mark.model_copy(update={"since": _stamp(facts.now)})
+        mark = mark.model_copy(update={"since": stamp(facts.now)})
     elif mark.since and facts.held and not facts.frozen and not facts.lost and _promoted(facts, mark, stages, at):
         return _advance(mark, stages, at, "somebody promoted it", verdict)
 
@@ -182,7 +183,7 @@ def _promoted(facts: RolloutFacts, mark: RolloutMark, stages: tuple[Stage, ...],
 
 def _fault(facts: RolloutFacts, mark: RolloutMark, verdict: Verdict | None) -> tuple[str, str] | None:
     """What must hold of the candidate and does not: a word, and the same for people."""
-    if mark.lost and facts.now - _time(mark.lost) >= LOST:
+    if mark.lost and facts.now - moment(mark.lost) >= LOST:
         return "CandidateLost", f"nothing of it has answered since {mark.lost}"
     if verdict is not None and verdict.outcome == Outcome.FAIL:
         return "AnalysisFailed", verdict.message
@@ -206,9 +207,9 @@ def _waits(
         return Reason.PAUSED, "spec.rollout.paused says to stay"
     if stage.hold is None:
         return Reason.PAUSED, "it waits for somebody to promote it"
-    over = _time(mark.since) + timedelta(seconds=stage.hold)
+    over = moment(mark.since) + timedelta(seconds=stage.hold)
     if facts.now < over:
-        return Reason.HOLDING, f"until {_stamp(over)}"
+        return Reason.HOLDING, f"until {stamp(over)}"
     # Once it has every request, only how long the version before stands by is at stake: that ends by the clock.
     if verdict is not None and verdict.outcome == Outcome.INCONCLUSIVE and weight < 100:
         return Reason.INCONCLUSIVE, f"nothing can be concluded yet: {verdict.message}"
@@ -247,15 +248,15 @@ def _give_up(
     why: str,
     verdict: Verdict | None = None,
 ) -> RolloutDecision:
-    mark = mark.model_copy(update={"ended": ended, "why": why, "rules": rules, "since": _stamp(facts.now)})
+    mark = mark.model_copy(update={"ended": ended, "why": why, "rules": rules, "since": stamp(facts.now)})
     return RolloutDecision(mark=mark, weight=0, reason=Reason.ROLLED_BACK, message=why, verdict=verdict, again_in=0.0)
 
 
 def _given_up(rollout: Rollout, facts: RolloutFacts, mark: RolloutMark) -> RolloutDecision:
     """It stays so until another version is wanted, under other rules, or when somebody asks. The candidate runs a while
     longer: whoever looks for the cause may want it."""
-    mark = mark.model_copy(update={"lost": (mark.lost or _stamp(facts.now)) if facts.hopeless else ""})
-    left = rollout.scale_down_delay_seconds - (facts.now - _time(mark.since)).total_seconds()
+    mark = mark.model_copy(update={"lost": (mark.lost or stamp(facts.now)) if facts.hopeless else ""})
+    left = rollout.scale_down_delay_seconds - (facts.now - moment(mark.since)).total_seconds()
     return RolloutDecision(
         mark=mark,
         weight=0,
@@ -280,11 +281,3 @@ def _rules(rollout: Rollout, command: Command) -> str:
     said = rollout.model_dump(mode="json", exclude={"paused"})
     text = json.dumps([said, command.retry], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _time(stamp: str) -> datetime:
-    return datetime.fromisoformat(stamp.replace("Z", "+00:00"))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from pydantic import ValidationError
 
 from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.status import ModelDeploymentStatus, ModelFleetStatus, ResolvedModel, VersionStatus
+from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import capacity, conditions, history
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
@@ -197,7 +198,6 @@ def merged(
 ) -> list[StatusCondition]:
     """Conditions in their form for the API server; the time stays where `status` does."""
     since = {(each.type, each.status): each.last_transition_time for each in before}
-    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return [
         StatusCondition(
             type=each.type,
@@ -205,7 +205,7 @@ def merged(
             reason=each.reason,
             message=each.message[:MAX_MESSAGE],
             observed_generation=generation,
-            last_transition_time=since.get((each.type, each.status), stamp),
+            last_transition_time=since.get((each.type, each.status), stamp(now)),
         )
         for each in wanted
     ]

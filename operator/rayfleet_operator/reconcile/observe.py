@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from rayfleet_operator.api.timestamp import moment
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import NotFound
@@ -193,7 +194,7 @@ async def _cluster(
             logger.info("Ray cluster %s: %s", name, error)
     return ObservedCluster(
         name=name,
-        created=_time(ray_cluster["metadata"]["creationTimestamp"]),
+        created=moment(ray_cluster["metadata"]["creationTimestamp"]),
         observed=observed,
         ready_workers=len(workers),
         troubles=(*pods.troubles(own, now), *_refusals(ray_cluster)),
@@ -280,7 +281,3 @@ def _belongs(pod: Json, ray_cluster: Json) -> bool:
 
 def _stays(pod: Json) -> bool:
     return pod["metadata"].get("deletionTimestamp") is None
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
