@@ -26,6 +26,8 @@ Json = dict[str, Any]
 
 NOWHERE = "http://127.0.0.1:9"
 """No registry answers there: models are what their statuses say that they were."""
+SPEC = {"model": {"uri": "models:/web/1", "registry": {"trackingUri": NOWHERE}}, "resources": {"cpu": "1"}}
+"""Of the model web."""
 DEFAULTS = {
     "image": "serving:1",
     "rayVersion": "2.60.0",

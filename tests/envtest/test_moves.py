@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from envtest.stage import NOWHERE, Stage
+from envtest.stage import NOWHERE, SPEC, Stage
 
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.keys import FleetKey
 
 Json = dict[str, Any]
-
-SPEC = {"model": {"uri": "models:/web/1", "registry": {"trackingUri": NOWHERE}}, "resources": {"cpu": "1"}}
-"""Of the model web."""
 
 
 async def test_the_token_outlives_the_fleet_until_its_ray_cluster_is_gone(stage: Stage) -> None:

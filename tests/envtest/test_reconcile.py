@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from envtest.stage import NOWHERE, Stage
+from envtest.stage import SPEC, Stage
 from ray_stand_in import APPLICATIONS, TRAFFIC
 
 from rayfleet_operator.kube import kinds
@@ -13,9 +13,6 @@ from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.reconcile import wanted
 
 Json = dict[str, Any]
-
-SPEC = {"model": {"uri": "models:/web/1", "registry": {"trackingUri": NOWHERE}}, "resources": {"cpu": "1"}}
-"""Of the model web."""
 
 
 async def test_a_model_becomes_ready_and_then_nothing_is_written(stage: Stage) -> None:

@@ -6,15 +6,12 @@ import base64
 from typing import Any
 
 import pytest
-from envtest.stage import NOWHERE, Stage
+from envtest.stage import NOWHERE, SPEC, Stage
 
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.keys import FleetKey
 
 Json = dict[str, Any]
-
-SPEC = {"model": {"uri": "models:/web/1", "registry": {"trackingUri": NOWHERE}}, "resources": {"cpu": "1"}}
-"""Of the model web."""
 
 
 HELD = {"web.MLFLOW_TRACKING_TOKEN": base64.b64encode(b"sesame").decode()}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from envtest.stage import NOWHERE, Stage
+from envtest.stage import SPEC, Stage
 
 from rayfleet_operator.kube import kinds
 
 Json = dict[str, Any]
-
-SPEC = {"model": {"uri": "models:/web/1", "registry": {"trackingUri": NOWHERE}}, "resources": {"cpu": "1"}}
-"""Of the model web."""
 
 
 async def test_other_defaults_change_nothing_of_a_fleet_that_exists_until_it_is_restarted(stage: Stage) -> None:

@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 from cluster.control_plane import ControlPlane
-from envtest.stage import NOWHERE, Stage
+from envtest.stage import SPEC, Stage
 
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.errors import Unreachable
 
 Json = dict[str, Any]
-
-SPEC = {"model": {"uri": "models:/web/1", "registry": {"trackingUri": NOWHERE}}, "resources": {"cpu": "1"}}
-"""Of the model web."""
 
 
 @asynccontextmanager
