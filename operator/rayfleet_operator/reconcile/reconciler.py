@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pydantic import ValidationError
 
 from rayfleet_operator.api.problems import described
-from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.controller import Result
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.client import KubeClient
@@ -25,26 +23,20 @@ from rayfleet_operator.kube.errors import Unreachable
 from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.kube.references import References
 from rayfleet_operator.plan import capacity, deployment, fleet_conditions, switch
-from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
-from rayfleet_operator.plan.switch import Clusters
+from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.reconcile import change, observe, report, wanted
+from rayfleet_operator.reconcile.decision import Decision, Meant, Seen
+from rayfleet_operator.reconcile.followed import FollowedModels
 from rayfleet_operator.reconcile.known import Known
 from rayfleet_operator.reconcile.memory import BUSY_S, Memory
 from rayfleet_operator.reconcile.tokens import TokenKey, operator_key
-from rayfleet_operator.registry.resolver import Resolver
-from rayfleet_operator.render import revision, standing
-from rayfleet_operator.render.names import ENVIRONMENT_ANNOTATION, INPUTS_ANNOTATION, FleetName, annotation
-from rayfleet_operator.resolutions import ModelKey, Resolutions
+from rayfleet_operator.render.names import INPUTS_ANNOTATION, FleetName, annotation
 from rayfleet_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Json = dict[str, Any]
-
 WRITING = 0.6
 """Of the time for a pass, what writing a fleet's objects may take; statuses follow."""
-RESOLVE_S = 60.0
-"""For all models of one registry together. Nobody waits for it."""
 LAST_REQUESTS_S = 30.0
 """Beyond the longest request, for a cluster that was replaced: kept connections move on, too."""
 MOVING = "Moving"
@@ -74,143 +66,161 @@ class FleetReconciler:
         self._settings = settings
         self._client = client
         self._references = references
-        self._queue = queue
-        # Paths mean the pods' disks, which nobody can see from here; and no server gets to see credentials but its own.
-        resolver = Resolver.from_environment(all_s=RESOLVE_S, local_files=False, share_credentials=False)
-        self._resolutions = Resolutions(resolver, self._resolved)
-        self._resolving = asyncio.create_task(self._resolutions.run(), name="resolutions")
+        self._followed = FollowedModels(queue)
         self._key: TokenKey | None = None
         self._memory: dict[FleetKey, Memory] = {}
-        self._fleets: dict[tuple[str, str], FleetKey] = {}
-        """Which fleet each model was followed for last, by namespace and name."""
 
     async def close(self) -> None:
         """Close every connection."""
-        self._resolving.cancel()
-        await asyncio.wait([self._resolving])
+        await self._followed.close()
         for memory in self._memory.values():
             await memory.connections.close()
 
-    def _resolved(self, model: ModelKey) -> None:
-        if (fleet := self._fleets.get(model)) is not None:
-            self._queue(fleet)
-
     async def reconcile(self, key: FleetKey) -> Result:
         """Raises KubeError, or a group of them; the caller tries again."""
-        if self._resolving.done():
-            # Without it no model would ever change, and nobody would notice.
-            raise SystemExit(f"the registry is no longer asked: {self._resolving.exception()!r}")
-        if self._key is None:
-            self._key = await operator_key(self._client, self._settings.operator_namespace)
+        self._followed.check()
         asked = await wanted.read(self._client, FleetName(*key))
         if not asked.exists:
             return await self._without_fleet(key, asked)
         memory = self._memory.setdefault(key, Memory())
+        seen = await self._observe(asked, memory)
+        outcome, follow = change.Outcome(), switch.follow(seen.clusters)
+        begun = asyncio.get_running_loop().time()
+        async with self._in_time(begun, outcome):
+            await change.point(self._client, asked, seen.found, follow, outcome)
+        try:
+            meant = Meant.of(asked, seen.found, self._settings.fleet_defaults)
+        except ValidationError as error:
+            pause = await self._tell_invalid(asked, seen, described(error))
+            outcome.end()
+            return Result(requeue_after=pause)
+
+        decision = await self._decide(key, asked, seen, meant)
+        async with self._in_time(begun, outcome):
+            await change.make(self._client, self._change(asked, seen, meant, decision), outcome)
+        unused = timedelta(seconds=decision.longest_request_s + LAST_REQUESTS_S)
+        for name in memory.idle.over(seen.clusters, follow, unused, seen.now):
+            uid = seen.found.ray_clusters[name]["metadata"]["uid"]
+            await outcome.of(self._client.delete(kinds.RAY_CLUSTER, key.namespace, name, uid=uid))
+
+        settled = await self._report(asked, seen, meant, decision, outcome)
+        outcome.end()
+        planned = decision.planned
+        if settled and planned.requeue_after is None and not decision.moving and len(seen.clusters.by_name) == 1:
+            return Result()
+        return Result(requeue_after=memory.pause((planned.config, planned.models, planned.follow)))
+
+    async def _observe(self, asked: wanted.Wanted, memory: Memory) -> Seen:
+        if self._key is None:
+            self._key = await operator_key(self._client, self._settings.operator_namespace)
         found = await observe.children(self._client, asked.name, asked.owners)
         token, made_with = self._key.token(asked.name, found.auth_secret)
         now = datetime.now(UTC)
         clusters = await observe.clusters(found, memory.connections, token=token, before=memory.before, now=now)
         await memory.looked(clusters, now)
-        outcome = change.Outcome()
-        follow = switch.follow(clusters)
-        begun = asyncio.get_running_loop().time()
-        async with self._in_time(begun, outcome):
-            await change.point(self._client, asked, found, follow, outcome)
-        unheard = now - memory.heard if memory.heard is not None else None
-        try:
-            written = wanted.known_fields(asked.written)
-            spec = wanted.fleet_spec(written, self._settings.fleet_defaults)
-            inputs = revision.inputs_digest(written, asked.restart)
-            fleet = wanted.as_fleet(asked.name, asked.fleet)
-        except ValidationError as error:
-            quiet = report.is_quiet(unheard)
-            ready = fleet_conditions.readiness(clusters)
-            await report.invalid_fleet(self._client, asked, described(error), None if quiet else ready, now)
-            await report.fleet_missing(self._client, asked.name, asked.strangers, now)
-            outcome.end()
-            busy = quiet or clusters.next is not None
-            return Result(requeue_after=BUSY_S if busy else None)
-        kept = revision.rendered(found.revisions, found.taken, inputs)
-        if kept is not None:
-            spec = standing.meant(spec, kept, wanted.said(written))
+        return Seen(
+            found=found,
+            clusters=clusters,
+            unheard=now - memory.heard if memory.heard is not None else None,
+            token=token,
+            made_with=made_with,
+            digest=self._key.digest,
+            now=now,
+        )
 
-        given = observe.given(found.ray_service)
+    async def _decide(self, key: FleetKey, asked: wanted.Wanted, seen: Seen, meant: Meant) -> Decision:
+        """What the fleet should be, from what is known of it and of its models."""
+        given = observe.given(seen.found.ray_service)
         moving = await wanted.moving(self._client, asked, given.table.models if given.table is not None else ())
         models, invalid = wanted.parsed(asked.models)
-        models = [wanted.with_server(model, self._resolutions.tracking_uri(model)) for model in models]
+        models = self._followed.with_servers(models)
         # Moved to another fleet, and not yet answering there: they keep what they have here.
         leaving, _ = wanted.parsed(moving)
         known = Known.follow(
             self._references,
             key,
             [*models, *leaving],
-            spec,
-            before=observe.decoded(found.credentials_secret),
+            meant.spec,
+            before=observe.decoded(seen.found.credentials_secret),
             unreadable={*invalid, *moving},
             serving=observe.with_credentials(given),
-            digest=self._key.digest,
+            digest=seen.digest,
         )
-        resolutions = self._resolved_models(key, models, known, invalid) | capacity.misfits(models, spec) | invalid
+        resolutions = self._followed.follow(key, models, known.access, but=invalid.keys())
+        resolutions |= capacity.misfits(models, meant.spec) | invalid
         resolutions |= {name: ResolutionProblem(MOVING, "it is served by another fleet soon") for name in moving}
-
-        live_inputs = annotation(found.ray_service, INPUTS_ANNOTATION)
-        deadline = timedelta(seconds=spec.progress_deadline_seconds)
-        held = live_inputs not in ("", inputs) and switch.fragile(clusters, deadline, now)
+        live_inputs = annotation(seen.found.ray_service, INPUTS_ANNOTATION)
+        deadline = timedelta(seconds=meant.spec.progress_deadline_seconds)
+        held = live_inputs not in ("", meant.inputs) and switch.fragile(seen.clusters, deadline, seen.now)
         planned = deployment.plan_fleet(
-            fleet=fleet.model_copy(update={"spec": spec}),
+            fleet=meant.fleet,
             models=[*models, *leaving],
             resolutions=resolutions,
-            clusters=clusters,
+            clusters=seen.clusters,
             given=given,
-            now=now,
+            now=seen.now,
             changing=held,
         )
-        longest = max((model.spec.limits.request_timeout_seconds for model in [*models, *leaving]), default=0.0)
-        to_change = change.Change(
-            asked=asked,
-            spec=spec,
-            found=found,
+        return Decision(
+            models=models,
+            leaving=leaving,
+            moving=moving,
+            resolutions=resolutions,
             known=known,
-            config=planned.config,
-            longest_request_s=longest,
-            token=token,
-            made_with=made_with,
-            inputs=inputs,
-            kept=kept,
             held=held,
+            planned=planned,
+        )
+
+    def _change(self, asked: wanted.Wanted, seen: Seen, meant: Meant, decision: Decision) -> change.Change:
+        return change.Change(
+            asked=asked,
+            spec=meant.spec,
+            found=seen.found,
+            known=decision.known,
+            config=decision.planned.config,
+            longest_request_s=decision.longest_request_s,
+            token=seen.token,
+            made_with=seen.made_with,
+            inputs=meant.inputs,
+            kept=meant.kept,
+            held=decision.held,
             network_policy=self._settings.network_policy,
             dashboard_clients=self._settings.dashboard_clients,
         )
-        async with self._in_time(begun, outcome):
-            await change.make(self._client, to_change, outcome)
-        for name in memory.idle.over(clusters, follow, timedelta(seconds=longest + LAST_REQUESTS_S), now):
-            uid = found.ray_clusters[name]["metadata"]["uid"]
-            await outcome.of(self._client.delete(kinds.RAY_CLUSTER, key.namespace, name, uid=uid))
 
-        refused = observe.refused_by_kuberay(found.ray_service)
+    async def _report(
+        self, asked: wanted.Wanted, seen: Seen, meant: Meant, decision: Decision, outcome: change.Outcome
+    ) -> bool:
+        """Returns whether everything is at rest."""
+        refused = observe.refused_by_kuberay(seen.found.ray_service)
         settled = await report.write(
             self._client,
             report.Facts(
                 asked=asked,
-                spec=spec,
-                models=models,
-                resolutions=resolutions,
-                planned=planned,
+                spec=meant.spec,
+                models=decision.models,
+                resolutions=decision.resolutions,
+                planned=decision.planned,
                 # Sorted: which of several writes ends first is chance, and must not look like news.
                 refused=[*sorted(outcome.refused), *([refused] if refused is not None else [])],
                 failed=sorted(str(error) for error in outcome.failed),
                 address_taken=outcome.no_address,
-                waits=HELD if held else None,
-                stale_environment=known.stale(_environment(found, clusters)),
-                unheard=unheard,
-                now=now,
+                waits=HELD if decision.held else None,
+                stale_environment=decision.known.stale(seen.environment),
+                unheard=seen.unheard,
+                now=seen.now,
             ),
         )
-        await report.fleet_missing(self._client, asked.name, asked.strangers, now)
-        outcome.end()
-        if settled and planned.requeue_after is None and not moving and len(clusters.by_name) == 1:
-            return Result()
-        return Result(requeue_after=memory.pause((planned.config, planned.models, planned.follow)))
+        await report.fleet_missing(self._client, asked.name, asked.strangers, seen.now)
+        return settled
+
+    async def _tell_invalid(self, asked: wanted.Wanted, seen: Seen, message: str) -> float | None:
+        """Nothing can be decided for this fleet. Returns when to look again, in seconds."""
+        quiet = report.is_quiet(seen.unheard)
+        ready = None if quiet else fleet_conditions.readiness(seen.clusters)
+        await report.invalid_fleet(self._client, asked, message, ready, seen.now)
+        await report.fleet_missing(self._client, asked.name, asked.strangers, seen.now)
+        return BUSY_S if quiet or seen.clusters.next is not None else None
 
     @asynccontextmanager
     async def _in_time(self, begun: float, outcome: change.Outcome) -> AsyncIterator[None]:
@@ -227,26 +237,10 @@ class FleetReconciler:
             outcome.failed.append(Unreachable(f"cannot write the fleet's objects: {text}"))
             logger.debug("Given up", exc_info=error)
 
-    def _resolved_models(
-        self, key: FleetKey, models: list[ModelDeployment], known: Known, invalid: Mapping[str, object]
-    ) -> dict[str, Resolution]:
-        """What the registry says of each model that it is asked for."""
-        others = {model: fleet for model, fleet in self._fleets.items() if fleet != key}
-        self._fleets = others | {(key.namespace, model.metadata.name): key for model in models}
-        self._resolutions.follow(key, [model for model in models if model.metadata.name not in invalid], known.access)
-        resolutions: dict[str, Resolution] = {}
-        for model in models:
-            name = (key.namespace, model.metadata.name)
-            # After a restart the registry has not been asked yet, and what it said to the process before still holds.
-            if (resolution := self._resolutions.known(name) or self._resolutions.last(name)) is not None:
-                resolutions[model.metadata.name] = resolution
-        return resolutions
-
     async def _without_fleet(self, key: FleetKey, asked: wanted.Wanted) -> Result:
         """Nobody asks for this fleet. What it had goes with its owners; models that name it are told."""
         self._references.follow(key, frozenset())
-        self._resolutions.forget(key)
-        self._fleets = {model: fleet for model, fleet in self._fleets.items() if fleet != key}
+        self._followed.forget(key)
         memory = self._memory.pop(key, None)
         if memory is not None:
             await memory.connections.close()
@@ -264,9 +258,3 @@ class FleetReconciler:
         for kind, obj in unneeded:
             await self._client.delete(kind, key.namespace, obj["metadata"]["name"], uid=obj["metadata"]["uid"])
         return Result() if len(unneeded) == len(own) else Result(requeue_after=ELSEWHERE_S)
-
-
-def _environment(found: observe.Children, clusters: Clusters) -> str | None:
-    """What the pods that serve read when their cluster was made; None where that is not known."""
-    serving = clusters.serving
-    return annotation(found.ray_clusters[serving.name], ENVIRONMENT_ANNOTATION) if serving is not None else None
