@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOGS ?= build/cluster-logs
+RAY_TESTS := tests/local tests/serving
+OWN_TARGETS := tests/disruption tests/browser tests/e2e
 CLUSTER = cd tests && "$(abspath $(BIN))/python" -m cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser e2e cluster-binaries cluster-up cluster-down lint format crds bench constraints venv clean
+.PHONY: help demo test test-ray test-parts test-disruption test-browser e2e cluster-binaries cluster-up cluster-down lint format crds bench constraints venv clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -16,9 +18,21 @@ help: ## List the targets
 demo: $(VENV)/demo.installed ## Train, register, serve and replace a model of handwritten digits; about two minutes
 	cd examples && "$(abspath $(BIN))/python" -m digits
 
-test: $(VENV)/dev.installed ## Run every test but those that need a browser or a cluster
+# Two halves at once: whoever waits for a Ray to start leaves a core to the other half, which gives way to it.
+test: $(VENV)/dev.installed ## Run every test but those that need a browser or a cluster, or run rollouts and failures under load
 	$(CLUSTER).binaries tests
-	$(BIN)/python -m pytest -m "not browser and not e2e"
+	@$(MAKE) --no-print-directory --keep-going -j2 test-ray test-parts
+
+test-ray: $(VENV)/dev.installed ## Run the half of them that serves models on a Ray
+	$(BIN)/python -m pytest $(RAY_TESTS)
+
+test-parts: $(VENV)/dev.installed ## Run the other half, and show what it said when it has ended
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && result=0 && \
+	    { nice -n 19 $(BIN)/python -m pytest $(addprefix --ignore=,$(RAY_TESTS) $(OWN_TARGETS)) >"$$log" 2>&1 || result=$$?; } && \
+	    cat "$$log" && exit $$result
+
+test-disruption: $(VENV)/dev.installed ## Kill processes and bring bad versions under load, on a Ray; eight minutes
+	$(BIN)/python -m pytest tests/disruption
 
 test-browser: $(VENV)/dev.installed ## Try the docs page in a real Chromium; as root on Debian it is installed
 	.ci/chromium
