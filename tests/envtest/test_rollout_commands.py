@@ -114,6 +114,38 @@ def test_the_last_command_is_the_one_that_holds(say: Say, control_plane: Control
     assert annotations(model(control_plane, namespace)).keys() == {"rayfleet.io/retry"}
 
 
+SERVED = {
+    "versions": [{"name": "2", "modelId": "m-2", "app": "digits-new", "weight": 100, "state": "Ready"}],
+    "rollout": None,
+    "resolved": {"uri": "models:/digits@live", "version": "2", "modelId": "m-2", "artifactUri": "s3://b/2"},
+    "history": [
+        {"version": "2", "modelId": "m-2", "outcome": "Succeeded", "ended": "2026-01-02T00:00:00Z"},
+        *(
+            {"version": each, "modelId": f"m-{each}", "artifactUri": f"s3://b/{each}", "outcome": "Succeeded"}
+            | {"ended": "2026-01-01T00:00:00Z"}
+            for each in ("1", "0")
+        ),
+    ],
+}
+
+
+def test_back_to_the_version_before_or_to_another_one(say: Say, control_plane: ControlPlane, namespace: str) -> None:
+    assert "a rollout is under way" in say("rollback").output
+    tell(control_plane, namespace, SERVED)
+    assert say("rollback").output == "digits: back to version 1.\n"
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/rollback": "2/1"}
+    assert say("rollback", "--to", "0").exit_code == 0
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/rollback": "2/0"}
+    refused = say("rollback", "--to", "7")
+    assert (refused.exit_code, "can be gone back to: 1, 0" in refused.output) == (1, True)
+    assert "no candidate was given up" in say("retry").output, "the operator has not gone back yet"
+
+    gone_back = [{"name": "1", "modelId": "m-1", "app": "digits-old", "weight": 100, "state": "Ready"}]
+    tell(control_plane, namespace, {"versions": gone_back})
+    assert say("retry").exit_code == 0
+    assert annotations(model(control_plane, namespace)).keys() == {"rayfleet.io/retry"}
+
+
 def test_a_pause_is_a_field_and_says_nothing_of_commands(say: Say, control_plane: ControlPlane, namespace: str) -> None:
     say("promote")
     assert say("pause").exit_code == 0

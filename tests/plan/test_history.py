@@ -74,9 +74,14 @@ def of(version: int) -> str:
     return app_name(version, model(rollout=ROLLOUT))
 
 
-def test_a_first_version_is_no_rollout() -> None:
+FIRST = ("1", "Succeeded")
+
+
+def test_a_first_version_is_no_rollout_and_is_told_once_it_serves() -> None:
     story = Story()
-    assert (story.status.rollout, story.history, story.weights) == (None, [], {"1": 100})
+    assert (story.status.rollout, story.history, story.weights) == (None, [FIRST], {"1": 100})
+    first = story.status.history[0]
+    assert (first.model_id, first.artifact_uri) == (identity(1).model_id, identity(1).artifact_uri)
 
 
 def test_what_succeeded_is_told_once_with_what_it_replaced() -> None:
@@ -87,8 +92,8 @@ def test_what_succeeded_is_told_once_with_what_it_replaced() -> None:
     assert ("Normal", "Paused") in story.events
     story.say(**{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
     story.goes_on(2, 12)
-    assert (story.status.rollout, story.history, story.weights) == (None, [("2", "Succeeded")], {"2": 100})
-    assert story.status.history[0].model_id == identity(2).model_id
+    assert (story.status.rollout, story.history, story.weights) == (None, [("2", "Succeeded"), FIRST], {"2": 100})
+    assert story.status.history[0].artifact_uri == identity(2).artifact_uri
 
 
 def test_what_was_given_up_stays_told_and_is_no_longer_said_when_another_is_wanted() -> None:
@@ -99,19 +104,22 @@ def test_what_was_given_up_stays_told_and_is_no_longer_said_when_another_is_want
     story.goes_on(2, 20)
     assert story.status.rollout is not None
     assert (story.status.rollout.ended, story.weights) == ("Aborted", {"1": 100})
-    assert (story.history, story.status.history[0].message) == ([("2", "RolledBack")], "Aborted: somebody aborted it")
+    assert (story.history, story.status.history[0].message) == (
+        [("2", "RolledBack"), FIRST],
+        "Aborted: somebody aborted it",
+    )
     assert story.events.count(("Warning", "RolledBack")) == 1
     story.goes_on(1)
-    assert (story.status.rollout, story.history) == (None, [("2", "RolledBack")])
+    assert (story.status.rollout, story.history) == (None, [("2", "RolledBack"), FIRST])
 
 
 def test_what_nobody_wants_any_more_is_superseded() -> None:
     story = Story()
     story.goes_on(2)
     story.goes_on(3)
-    assert (story.history, story.weights) == ([("2", "Superseded")], {"1": 90, "3": 10})
+    assert (story.history, story.weights) == ([("2", "Superseded"), FIRST], {"1": 90, "3": 10})
     story.goes_on(1)
-    assert (story.history, story.weights) == ([("3", "Superseded"), ("2", "Superseded")], {"1": 100})
+    assert (story.history, story.weights) == ([("3", "Superseded"), ("2", "Superseded"), FIRST], {"1": 100})
 
 
 def test_only_the_last_ten_are_kept() -> None:
@@ -167,7 +175,7 @@ def test_the_way_back_is_no_rollout_of_its_own_though_a_router_is_missing() -> N
     story.world.put(planned.config)
     story.goes_on(1)
     assert story.weights == {"1": 100}
-    assert len(story.history) == 1, "the way back is none"
+    assert story.history == [FIRST, ("2", "Succeeded"), FIRST], "2 had every request, and the way back is no rollout"
 
 
 def test_where_nothing_else_runs_for_minutes_what_was_given_up_is_tried_again() -> None:

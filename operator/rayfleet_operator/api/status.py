@@ -125,12 +125,16 @@ class RolloutStatus(StatusModel):
 
 
 class VersionOutcome(StatusModel):
-    """What became of a version that was to take over."""
+    """What became of a version that was to have the requests."""
 
     version: Annotated[str, Field(max_length=64)]
     """What people call it."""
     model_id: Annotated[str, Field(max_length=128)] = ""
     """Immutable id of the model's bytes."""
+    artifact_uri: Annotated[str, Field(max_length=2048)] = ""
+    """Where the bytes are; empty where it did not get every request, or that is not known."""
+    digest: Annotated[str, Field(max_length=128)] = ""
+    """Digest of the bytes, where it is known before they are downloaded."""
     outcome: Literal["Succeeded", "RolledBack", "Superseded"]
     """Succeeded: it got every request. RolledBack: it was given up. Superseded: another one was wanted before it had
     come to an end."""
@@ -163,7 +167,7 @@ class ModelDeploymentStatus(StatusModel):
     rollout: RolloutStatus | None = None
     """How the newest version takes over, where that goes by stages."""
     history: Annotated[list[VersionOutcome], Field(max_length=10)] = Field(default_factory=list)
-    """What became of the last ten versions that were to take over, the newest first."""
+    """What became of the last ten versions that were to have the requests, the newest first."""
 
 
 class ModelFleetStatus(StatusModel):

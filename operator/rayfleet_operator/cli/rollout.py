@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfleet_operator.api.timestamp import stamp
+from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION, annotated
 from rayfleet_operator.plan.rollout import (
     ABORT_ANNOTATION,
     PROMOTE_ANNOTATION,
@@ -71,10 +72,10 @@ def status(model: str, watch: bool, as_json: bool, **where: Any) -> None:
 @rollout.command()
 @_place
 def history(model: str, **where: Any) -> None:
-    """Show what became of the last ten versions that were to take over."""
+    """Show what became of the last ten versions that were to have the requests."""
     found = _at(**where).model(model)
     if not found.history:
-        click.echo(f"No version of {model} has taken over by stages, or been given up, yet.")
+        click.echo(f"No version of {model} has had every request, or been given up, yet.")
     for each in found.history:
         why = f": {each.message}" if each.message else ""
         click.echo(f"{each.ended}  version {each.version}  {each.outcome}{why}")
@@ -104,11 +105,34 @@ def abort(model: str, **where: Any) -> None:
 
 @rollout.command()
 @_place
-def retry(model: str, **where: Any) -> None:
-    """Try a candidate that was given up once more, from the first step."""
+@click.option("--to", metavar="VERSION", help="The version to go back to. Left out: the one before.")
+def rollback(model: str, to: str | None, **where: Any) -> None:
+    """Go back at once to a version that had every request before.
+
+    It holds until the registry means another version, or until somebody says `retry`.
+    """
     place = _at(**where)
     found = place.model(model)
-    if found.rollout is None or not found.rollout.ended:
+    if found.rollout is not None and not found.rollout.ended:
+        raise click.ClickException(f"{model}: a rollout is under way; rayfleet rollout abort ends it")
+    if found.resolved is None:
+        raise click.ClickException(f"{model}: it is not known which version its URI means")
+    known = [each.version for each in found.back]
+    if not known or (to is not None and to not in known):
+        names = ", ".join(known) or "none"
+        raise click.ClickException(f"{model}: versions that had every request and can be gone back to: {names}")
+    version = to or known[0]
+    place.annotate(model, {ROLLBACK_ANNOTATION: annotated(found.resolved.version, version)})
+    click.echo(f"{model}: back to version {version}.")
+
+
+@rollout.command()
+@_place
+def retry(model: str, **where: Any) -> None:
+    """Try a version that was given up, or from which somebody went back, once more, from the first step."""
+    place = _at(**where)
+    found = place.model(model)
+    if not found.gone_back and (found.rollout is None or not found.rollout.ended):
         raise click.ClickException(f"{model}: no candidate was given up; rayfleet rollout status says how things stand")
     place.annotate(model, {RETRY_ANNOTATION: stamp(datetime.now(UTC))})
     click.echo(f"{model}: the candidate is tried again.")

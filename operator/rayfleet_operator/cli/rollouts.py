@@ -15,11 +15,19 @@ from urllib.parse import urlsplit
 import click
 
 from rayfleet_operator.api.problems import harmless
-from rayfleet_operator.api.status import ModelDeploymentStatus, RolloutStatus, VersionOutcome, VersionStatus
+from rayfleet_operator.api.status import (
+    ModelDeploymentStatus,
+    ResolvedModel,
+    RolloutStatus,
+    VersionOutcome,
+    VersionStatus,
+)
 from rayfleet_operator.api.types import API_VERSION, GROUP
 from rayfleet_operator.local import state
 from rayfleet_operator.local.commands import ANNOTATIONS, Commands, Said
 from rayfleet_operator.local.state import Up
+from rayfleet_operator.plan import rollback
+from rayfleet_serving.config import ModelIdentity
 
 MANAGER = "rayfleet-rollout"
 """Field manager of what these commands write, so that each takes back what the one before said."""
@@ -36,7 +44,17 @@ class Model:
     """In words: what is under way."""
     versions: Sequence[VersionStatus]
     rollout: RolloutStatus | None
+    resolved: ResolvedModel | None
+    """What the URI means."""
+    back: Sequence[ModelIdentity]
+    """Versions that can be gone back to, the newest first."""
     history: Sequence[VersionOutcome]
+
+    @property
+    def gone_back(self) -> bool:
+        """Whether another version than the one that the URI means has every request, and none is to take over."""
+        has_all = next((each.name for each in self.versions if each.weight == 100), None)
+        return self.resolved is not None and has_all is not None and has_all != self.resolved.version
 
     @classmethod
     def of(cls, name: str, status: ModelDeploymentStatus) -> Model:
@@ -48,6 +66,8 @@ class Model:
             progress=progress,
             versions=status.versions,
             rollout=status.rollout,
+            resolved=status.resolved,
+            back=rollback.earlier(status),
             history=status.history,
         )
 

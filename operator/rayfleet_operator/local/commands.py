@@ -14,9 +14,15 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
 from rayfleet_operator.plan.rollout import ABORT_ANNOTATION, PROMOTE_ANNOTATION, RETRY_ANNOTATION
 
-ANNOTATIONS = {"promote": PROMOTE_ANNOTATION, "abort": ABORT_ANNOTATION, "retry": RETRY_ANNOTATION}
+ANNOTATIONS = {
+    "promote": PROMOTE_ANNOTATION,
+    "abort": ABORT_ANNOTATION,
+    "retry": RETRY_ANNOTATION,
+    "rollback": ROLLBACK_ANNOTATION,
+}
 
 Text = Annotated[str, Field(max_length=256)]
 
@@ -29,6 +35,7 @@ class Said(BaseModel):
     promote: Text = ""
     abort: Text = ""
     retry: Text = ""
+    rollback: Text = ""
     paused: bool | None = None
     """None: what the file says holds."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import serve_config
+from rayfleet_operator.plan import rollback, serve_config
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.live import DELETING, RouterView, live_apps
 from rayfleet_operator.plan.model import REQUEUE_S, ModelDecision, ModelPlan, decide
@@ -64,6 +64,7 @@ def plan(
     if twice:
         raise ValueError(f"two models of one fleet are named {', '.join(sorted(twice))}")
 
+    models, resolutions = rollback.applied(models, resolutions)
     by_name = {model.metadata.name: model for model in models}
     decisions = _decide_each(by_name, resolutions, observed, now, written or {}, frozen)
     spec = fleet.spec if fleet is not None else ModelFleetSpec()

@@ -1,4 +1,4 @@
-"""What a model's status says of its rollout, and what becomes of the versions that were to take over."""
+"""What a model's status says of its rollout, and what became of the versions that were to have the requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from rayfleet_operator.api.status import ModelDeploymentStatus, RolloutStatus, VersionOutcome
+from rayfleet_operator.api.status import ModelDeploymentStatus, ResolvedModel, RolloutStatus, VersionOutcome
 from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.plan.model import ModelPlan
 
@@ -38,18 +38,49 @@ def rollout_status(planned: ModelPlan) -> RolloutStatus | None:
 
 
 def history(
-    before: ModelDeploymentStatus, after: RolloutStatus | None, planned: ModelPlan, now: datetime
+    before: ModelDeploymentStatus,
+    after: RolloutStatus | None,
+    resolved: ResolvedModel | None,
+    planned: ModelPlan,
+    now: datetime,
 ) -> list[VersionOutcome]:
     """The history with what has just come to an end, the newest first.
 
     It follows from two statuses that follow each other, so nothing is told twice, and what a status did not get to say
     is not made up.
+
+    Args:
+        before: as it was written last.
+        after: the rollout as it is now.
+        resolved: what the URI means.
     """
     kept = list(before.history)
-    ended = _ended(before, after, planned)
+    ended = _ended(before, after, planned) or _took_over(before, after, planned)
     if ended is not None:
+        if ended.outcome == "Succeeded":
+            ended = ended.model_copy(update=_whereabouts(ended.model_id, before, resolved))
         kept.insert(0, ended.model_copy(update={"ended": stamp(now)}))
     return kept[:KEPT]
+
+
+def _took_over(before: ModelDeploymentStatus, after: RolloutStatus | None, planned: ModelPlan) -> VersionOutcome | None:
+    """A version that has got every request without stages: the first one, one that took over at once, or one that
+    somebody went back to."""
+    if before.rollout is not None or after is not None or not planned.serving:
+        return None
+    last = next((each for each in before.history if each.outcome == "Succeeded"), None)
+    holder = next((version for version in planned.versions if version.weight == 100), None)
+    if holder is None or (last is not None and last.model_id == holder.model_id):
+        return None
+    return _outcome(before, planned, holder.app, "Succeeded", "")
+
+
+def _whereabouts(model_id: str, before: ModelDeploymentStatus, resolved: ResolvedModel | None) -> dict[str, str]:
+    """Where the version's bytes are: what is needed to go back to it."""
+    known: list[ResolvedModel | VersionOutcome] = [each for each in (resolved, before.resolved) if each is not None]
+    known += before.history
+    found = next((each for each in known if each.model_id == model_id and each.artifact_uri), None)
+    return {"artifact_uri": found.artifact_uri, "digest": found.digest} if found is not None else {}
 
 
 def _ended(before: ModelDeploymentStatus, after: RolloutStatus | None, planned: ModelPlan) -> VersionOutcome | None:

@@ -80,16 +80,16 @@ def model_status(
         explained = as_before(model.status.conditions, explained, generation)
     untold = any(version.state == UNKNOWN for version in planned.versions)
     before = {version.app: version for version in model.status.versions}
-    rolling = history.rollout_status(planned)
+    rolling, resolved = history.rollout_status(planned), _resolved(model, resolution)
     return ModelDeploymentStatus(
         observed_generation=generation,
         conditions=merged(model.status.conditions, explained, generation, now),
         url=url,
-        resolved=_resolved(model, resolution),
+        resolved=resolved,
         replicas=model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions),
         versions=[_version(version, before.get(version.app)) for version in planned.versions][:16],
         rollout=rolling,
-        history=history.history(model.status, rolling, planned, now),
+        history=history.history(model.status, rolling, resolved, planned, now),
     )
 
 
