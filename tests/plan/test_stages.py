@@ -149,6 +149,23 @@ def test_steps_that_are_edited_under_way_never_take_weight_back(
     assert list(dict.fromkeys(model.weights)) == weights
 
 
+@pytest.mark.parametrize(
+    ("spec", "stage", "weight"), [(BLUE_GREEN, 0, 0), (CANARY, 0, 10)], ids=["edited", "its time has passed"]
+)
+def test_a_candidate_that_cannot_be_reached_just_now_gets_no_more(
+    spec: dict[str, Any], stage: int, weight: int
+) -> None:
+    model = Model(spec).at(stage)
+    model.spec = rollout(CANARY)
+    model.look(3600, reachable=False)
+    assert (model.weight, model.reason) == (weight, "Deploying")
+    model.look(command=Command(promote=f"@/{stage}"))
+    model.look(command=Command(promote="@/all"))
+    assert model.weight == weight, "whoever promotes it means one that answers"
+    model.look(command=Command(), reachable=True)
+    assert model.weight > weight
+
+
 def test_a_strategy_that_is_edited_under_way_goes_on_from_its_weight() -> None:
     model = Model(CANARY).at(1)
     model.spec = rollout(BLUE_GREEN)

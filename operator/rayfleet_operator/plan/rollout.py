@@ -150,8 +150,11 @@ def _step(
     weight = max(stages[at].weight, facts.weight)
     if at != mark.stage or weight != facts.weight:
         # The steps were edited under way: it goes on where its weight belongs, and never with less than it has.
-        mark = mark.model_copy(update={"stage": at, "since": "", "why": ""})
-        return RolloutDecision(mark=mark, weight=weight, reason=Reason.SHIFTING, message="the steps were changed")
+        mark = mark.model_copy(update={"stage": at})
+        if facts.reachable or weight == facts.weight:
+            mark = mark.model_copy(update={"since": "", "why": ""})
+            return RolloutDecision(mark=mark, weight=weight, reason=Reason.SHIFTING, message="the steps were changed")
+        weight = facts.weight
     verdict = _verdict(rollout, facts)
     mark = mark.model_copy(update={"lost": (mark.lost or stamp(facts.now)) if facts.lost else ""})
     fault = _fault(facts, mark, verdict)
@@ -161,7 +164,7 @@ def _step(
         mark = mark.model_copy(update={"why": fault[1]})
     if not mark.since and facts.held:
         mark = mark.model_copy(update={"since": stamp(facts.now)})
-    elif mark.since and facts.held and not facts.frozen and not facts.lost and _promoted(facts, mark, stages, at):
+    elif mark.since and facts.held and not facts.frozen and facts.reachable and _promoted(facts, mark, stages, at):
         return _advance(mark, stages, at, "somebody promoted it", verdict)
 
     waits = _waits(rollout, facts, mark, stages[at], weight, verdict)
@@ -201,6 +204,8 @@ def _waits(
     if not facts.held:
         # Nothing moves while nobody knows what some router holds.
         return Reason.WAITING_FOR_ROUTERS, "not every router says that it holds these weights"
+    if not facts.reachable:
+        return Reason.DEPLOYING, "not every router reaches the candidate"
     if mark.why:
         return Reason.PAUSED, f"{mark.why}; promote it or abort it"
     if rollout.paused:
