@@ -19,18 +19,22 @@ echo "$*" >> "{calls}"
 case "$*" in
     *layout*) echo "{logs}" ;;
     "-m cluster up") exit {up} ;;
+    *"{fails}"*) echo "what a test said"; exit 1 ;;
     *pytest*) exit {tests} ;;
 esac
 """
 
 
-def make(target: str, folder: Path, *, ci: bool = False, up: int = 0, tests: int = 0) -> tuple[int, list[str], str]:
-    """make's status, what it ran, and what it said, when `up` and the tests end with these statuses."""
+def make(
+    target: str, folder: Path, *, ci: bool = False, up: int = 0, tests: int = 0, fails: str | None = None
+) -> tuple[int, list[str], str]:
+    """make's status, what it ran, and what it said, when `up` and the tests end with these statuses, and what has the
+    word `fails` among its arguments fails."""
     logs, calls, python = folder / "state" / "logs", folder / "calls", folder / "venv" / "bin" / "python"
     logs.mkdir(parents=True)
     (logs / "kubelet.log").write_text("why\n")
     python.parent.mkdir(parents=True)
-    python.write_text(PYTHON.format(calls=calls, logs=logs, up=up, tests=tests))
+    python.write_text(PYTHON.format(calls=calls, logs=logs, up=up, tests=tests, fails=fails))
     python.chmod(0o755)
     (folder / "venv" / "dev.installed").touch()
     command = ["make", target, f"VENV={folder / 'venv'}", f"LOGS={folder / 'kept'}", f"CI={1 if ci else ''}"]
@@ -68,6 +72,23 @@ def test_everything_that_tests_run_is_built_ahead_of_them(tmp_path: Path) -> Non
     texts = [file.read_text() for file in (ROOT / "tests").rglob("*.py")]
     asked_for = {name for text in texts for name in re.findall(r'\bbinary\("([a-z-]+)"\)', text)}
     assert asked_for - {"kind"} == set(GROUPS["tests"])
+
+
+@pytest.mark.parametrize("half", [None, "pytest tests/local", "--ignore"], ids=["passes", "ray", "parts"])
+def test_the_tests_pass_when_both_halves_do(tmp_path: Path, half: str | None) -> None:
+    status, calls, said = make("test", tmp_path, fails=half)
+    assert (status == 0) == (half is None)
+    assert ("what a test said" in said) == (half is not None)
+    parts, ray = sorted((call.split() for call in calls if "pytest" in call), key=len, reverse=True)
+    served = {word for word in ray if word.startswith("tests/")}
+    left_out = {word.removeprefix("--ignore=") for word in parts if word.startswith("--ignore=")}
+    assert left_out == served | {"tests/disruption", "tests/browser", "tests/e2e"}, "no folder is nobody's"
+    assert all((ROOT / folder).is_dir() for folder in left_out)
+
+
+def test_ci_runs_every_target_that_tests() -> None:
+    run = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert {f"make {name}" for name in ("lint", "demo", "test", "test-disruption", "test-browser", "e2e")} <= set(run)
 
 
 def test_ci_says_first_that_it_needs_go(tmp_path: Path) -> None:
