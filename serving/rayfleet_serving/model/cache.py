@@ -195,13 +195,17 @@ def _verified_digest(identity: ModelIdentity, tree: Path) -> str:
     if identity.digest is not None and digest != identity.digest:
         raise LoadError(
             "DigestMismatch",
-            f"{identity.artifact_uri} has digest {digest}, but {identity.digest} was asked for: its files have changed",
+            f"{identity.artifact_uri} has digest {digest}, but {identity.digest} was asked for: its files have changed "
+            f"since version {identity.version} was resolved. Write each model into a folder of its own",
         )
     if identity.model_id.startswith("m-"):
         found = mlmodel.read(tree).model_id
         if found != identity.model_id:
             raise LoadError(
-                "ModelIdMismatch", f"{identity.artifact_uri} holds model {found}, but {identity.model_id} was asked for"
+                "ModelIdMismatch",
+                f"{identity.artifact_uri} holds model {found}, but {identity.model_id} was asked for: another "
+                f"model was logged over version {identity.version}. Log the model in a new run and register a new "
+                f"version",
             )
     return digest
 
