@@ -16,7 +16,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rayfleet_operator.api.types import Model, ModelDeployment
-from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan.conditions import ConditionType
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem, identity_of
 from rayfleet_operator.registry.access import Access, needs_access
 from rayfleet_operator.registry.errors import (
     CredentialsMissing,
@@ -24,6 +26,7 @@ from rayfleet_operator.registry.errors import (
     RegistryError,
     RegistryUnreachable,
     ResolverFailed,
+    VersionDeleted,
     VersionNotReady,
 )
 from rayfleet_operator.registry.resolver import Outcome, Resolver
@@ -64,6 +67,8 @@ class _Entry:
     """On the loop's clock."""
     before: ModelIdentity | None = None
     """What the URI meant to the process before this one."""
+    meant: str | None = None
+    """The version that the URI meant last, whatever the registry says since."""
     resolution: Resolution | None = None
     """What was said last."""
     asking: bool = False
@@ -78,11 +83,7 @@ class _Entry:
     @property
     def last(self) -> ModelIdentity | None:
         """The version that counts until the registry says something else."""
-        match self.resolution:
-            case ResolutionProblem(last=identity) | (ModelIdentity() as identity):
-                return identity
-            case _:
-                return self.before
+        return self.before if self.resolution is None else identity_of(self.resolution)
 
     @property
     def askable(self) -> bool:
@@ -185,10 +186,12 @@ class Resolutions:
     ) -> _Entry:
         wanted = model.spec.model
         if kept is None or _source(kept.model) != _source(wanted):
-            kept = _Entry(fleet, wanted, access, now, self._before(model) if kept is None else None)
+            # Whatever the status says of another URI than the one before is not about this one.
+            before, gone = (self._before(model), _deleted(model)) if kept is None else (None, None)
+            kept = _Entry(fleet, wanted, access, now, before, before.version if before is not None else gone)
         elif kept.model != wanted or not _same(kept.access, access):
             # A new entry, because somebody may be asking for the one before.
-            kept = _Entry(fleet, wanted, access, now, kept.before, kept.resolution)
+            kept = _Entry(fleet, wanted, access, now, kept.before, kept.meant, kept.resolution)
         kept.fleet = fleet
         if isinstance(access, CredentialsMissing):
             kept.resolution = ResolutionProblem(access.reason, access.message, kept.last)
@@ -219,7 +222,8 @@ class Resolutions:
         outcomes: Mapping[ModelKey, Outcome]
         try:
             models = {key: entry.model for key, entry in entries.items()}
-            outcomes = await self._resolver.resolve_all(models, access)
+            before = {key: entry.meant for key, entry in entries.items() if entry.meant is not None}
+            outcomes = await self._resolver.resolve_all(models, access, before)
         except Exception as error:
             # Whatever it is, it must not end what serves.
             failed = ResolverFailed(f"asking for it failed: {type(error).__name__}: {error}")
@@ -229,6 +233,8 @@ class Resolutions:
         for key, entry in entries.items():
             self._schedule(entry, outcomes[key], now)
             found = _found(outcomes[key], entry.last)
+            if (identity := identity_of(found)) is not None:
+                entry.meant = identity.version
             # One that was followed anew meanwhile has another entry, which is asked for by itself.
             if found != entry.resolution and self._entries.get(key) is entry:
                 entry.resolution = found
@@ -273,6 +279,14 @@ def _same(one: Access | CredentialsMissing | None, other: Access | CredentialsMi
 def _source(model: Model) -> tuple[str, str | None]:
     """What decides which version the model is."""
     return model.uri, model.registry.tracking_uri
+
+
+def _deleted(model: ModelDeployment) -> str | None:
+    """The version of which the process before this one said, under today's spec, that it was deleted."""
+    told = conditions.find(model.status.conditions, ConditionType.DEGRADED)
+    if told is None or told.reason != VersionDeleted.reason or told.observed_generation != model.metadata.generation:
+        return None
+    return next((version.name for version in model.status.versions), None)
 
 
 def _found(outcome: Outcome, last: ModelIdentity | None) -> Resolution:

@@ -123,7 +123,9 @@ class Scripted(Resolver):
         super().__init__()
         self.says: ModelIdentity | RegistryError = RegistryUnreachable("silence")
 
-    async def resolve_all(self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}) -> dict[Any, Outcome]:
+    async def resolve_all(
+        self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}, before: Mapping[Any, str] = {}
+    ) -> dict[Any, Outcome]:
         return dict.fromkeys(models, self.says)
 
 

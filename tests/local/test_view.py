@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
+from rayfleet_operator.local import view
 from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
 from rayfleet_operator.local.view import Lines, table
 
@@ -15,14 +16,26 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 URL = "http://127.0.0.1:8000"
 
 
-def a_model(*versions: ShownVersion) -> ShownModel:
+def a_model(
+    *versions: ShownVersion, progressing: tuple[str, str] = ("False", "Settled"), degraded: str = ""
+) -> ShownModel:
     return ShownModel(
         name="digits",
         uri="models:/digits@champion",
         conditions=(
             ShownCondition(type="Ready", status="True", reason="Serving", message="version 2 answers"),
-            ShownCondition(type="Progressing", status="False", reason="Settled", message=""),
-            ShownCondition(type="Degraded", status="False", reason="AsExpected", message=""),
+            ShownCondition(
+                type="Progressing",
+                status=progressing[0],  # type: ignore[arg-type]
+                reason=progressing[1],
+                message="version 2 loads" if progressing[0] == "True" else "",
+            ),
+            ShownCondition(
+                type="Degraded",
+                status="True" if degraded else "False",
+                reason=degraded or "AsExpected",
+                message="see the registry" if degraded else "",
+            ),
         ),
         versions=versions,
         since=NOW,
@@ -58,3 +71,25 @@ def test_an_edit_is_acknowledged_even_where_nothing_else_changes(capsys: pytest.
     assert capsys.readouterr().out == ""
     lines.show(before.model_copy(update={"files_read": NOW + timedelta(seconds=3)}))
     assert capsys.readouterr().out.endswith("the files changed and were read again\n")
+
+
+@pytest.mark.parametrize(
+    ("degraded", "progressing", "state", "message"),
+    [
+        ("VersionArchived", ("False", "Settled"), "Ready, VersionArchived", "see the registry"),
+        ("VersionArchived", ("True", "Deploying"), "Ready, Deploying", "version 2 loads\nsee the registry"),
+        ("VersionFailed", ("True", "Deploying"), "Ready, VersionFailed", "see the registry"),
+    ],
+)
+def test_what_the_registry_says_of_a_version_that_serves_does_not_hide_what_is_under_way(
+    degraded: str, progressing: tuple[str, str], state: str, message: str
+) -> None:
+    of = a_model(a_version(1, 1), progressing=progressing, degraded=degraded)
+    assert view.state(of) == state
+    assert view.message(of) == message
+    # `rayfleet status` and the live table are this table.
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(table(Status(models=(of,), updated=NOW), URL))
+    text = console.export_text()
+    assert state in text
+    assert "see the registry" in text

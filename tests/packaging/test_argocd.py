@@ -12,7 +12,7 @@ from lupa import lua51
 
 from rayfleet_operator.api.fleet import ModelFleet
 from rayfleet_operator.api.types import GROUP, ModelDeployment
-from rayfleet_operator.plan.conditions import Reason
+from rayfleet_operator.plan.conditions import NOTICES, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 
 ARGOCD = Path(__file__).parents[2] / "deploy" / "argocd"
@@ -64,6 +64,11 @@ def test_both_kinds_of_ours_have_one_script() -> None:
 @pytest.mark.parametrize("reason", [Reason.VERSION_FAILED, FleetReason.PROGRESS_DEADLINE_EXCEEDED])
 def test_reasons_that_do_not_pass_are_called_what_the_operator_calls_them(reason: str) -> None:
     assert f"  {reason} = true,\n" in OURS[0].read_text()
+
+
+def test_what_is_only_told_holds_nothing_up() -> None:
+    listed = "".join(f"  {reason} = true,\n" for reason in sorted(NOTICES))
+    assert f"local notices = {{\n{listed}}}\n" in OURS[0].read_text()
 
 
 @pytest.mark.parametrize("kind", [ModelDeployment, ModelFleet])

@@ -113,7 +113,9 @@ class Scripted(Resolver):
         self.says = says
         self.asked: dict[str, list[float]] = {}
 
-    async def resolve_all(self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}) -> dict[Any, Outcome]:
+    async def resolve_all(
+        self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}, before: Mapping[Any, str] = {}
+    ) -> dict[Any, Outcome]:
         now = asyncio.get_running_loop().time()
         for key in models:
             self.asked.setdefault(key.name, []).append(now)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 from registry.stand_in import Reply, StandIn, http, stand_in
 
-from rayfleet_operator.api.status import ModelDeploymentStatus, ResolvedModel
+from rayfleet_operator.api.status import Condition, ModelDeploymentStatus, ResolvedModel, VersionStatus
 from rayfleet_operator.api.types import Metadata, Model, ModelDeployment, ModelDeploymentSpec, Registry
 from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.registry.access import Access
@@ -201,6 +201,46 @@ async def test_what_a_process_before_this_one_knew_holds_while_the_registry_is_s
         assert known.reason == "RegistryUnreachable"
         last[name] = known.last
     assert last == {"same": BEFORE, "other-uri": None, "other-server": None, "new": None}
+
+
+def without_version(head: str) -> bytes:
+    """The alias is gone, and the version that it meant."""
+    if "registered-models/get" in head:
+        return http("200 OK", b'{"registered_model": {"name": "x"}}')
+    code = b"RESOURCE_DOES_NOT_EXIST" if "model-versions/get" in head else b"INVALID_PARAMETER_VALUE"
+    return http("400 No", b'{"error_code": "' + code + b'", "message": "none"}')
+
+
+async def test_a_version_that_was_deleted_is_told_for_as_long_as_it_is_so() -> None:
+    gone = False
+    async with following(lambda head: without_version(head) if gone else registry(head)) as world:
+        of = model(world.server, "x", poll="1s")
+        world.resolutions.follow(A, [of])
+        await world.until("x is known", lambda: world.version("x") == "1")
+        gone = True
+        await world.until("x is gone", lambda: world.version("x") is None)
+        asked = world.asked("x")
+        await world.until("x is asked for again", lambda: world.asked("x") > asked + 1)
+        problem = world.problem("x")
+        assert (problem.reason, problem.last) == ("VersionDeleted", None)
+        assert "Version 1 of 'x', which the alias 'champion' meant, was deleted" in problem.message
+        gone = False
+        await world.until("x is known again", lambda: world.version("x") == "1")
+
+
+@pytest.mark.parametrize(("generation", "reason"), [(4, "VersionDeleted"), (5, "AliasNotFound")])
+async def test_what_the_process_before_this_one_said_of_a_deleted_version(generation: int, reason: str) -> None:
+    """Of another generation nobody knows whether the version that serves is what this URI meant."""
+    told = Condition(
+        type="Degraded", status="True", reason="VersionDeleted", observed_generation=4, last_transition_time="then"
+    )
+    status = ModelDeploymentStatus(conditions=[told], versions=[VersionStatus(name="1", app="x-1", weight=100)])
+    async with following(without_version) as world:
+        of = model(world.server, "x")
+        metadata = of.metadata.model_copy(update={"generation": generation})
+        world.resolutions.follow(A, [of.model_copy(update={"status": status, "metadata": metadata})])
+        await world.until("x is answered for", lambda: len(world.changed) == 1)
+        assert world.problem("x").reason == reason
 
 
 async def test_many_models_of_one_server_share_a_few_connections() -> None:

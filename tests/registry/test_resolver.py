@@ -13,6 +13,7 @@ from registry.asking import resolve
 from registry.stand_in import http, stand_in
 
 from rayfleet_operator.api.types import Model, Registry
+from rayfleet_operator.plan.observed import Noted
 from rayfleet_operator.registry.addresses import usable
 from rayfleet_operator.registry.credentials import Credentials
 from rayfleet_operator.registry.errors import RegistryError
@@ -64,11 +65,11 @@ async def test_one_failure_touches_no_other(tmp_path: Path) -> None:
 async def test_a_failure_that_nobody_foresaw_touches_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = MlflowRegistry.resolve
 
-    async def fail(self: MlflowRegistry, uri: RegistryUri) -> ModelIdentity:
+    async def fail(self: MlflowRegistry, uri: RegistryUri, before: str | None = None) -> ModelIdentity | Noted:
         """Stand-in for a mistake in rayfleet."""
         if uri == VersionUri("net", 2):
             raise KeyError("net")
-        return await usual(self, uri)
+        return await usual(self, uri, before)
 
     monkeypatch.setattr(MlflowRegistry, "resolve", fail)
     async with stand_in(answer) as server:

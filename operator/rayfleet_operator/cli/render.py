@@ -15,11 +15,10 @@ from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.local.sources import pick_fleet
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.fleet import plan
-from rayfleet_operator.plan.observed import ObservedFleet
+from rayfleet_operator.plan.observed import Noted, ObservedFleet, Resolution
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_operator.registry.errors import RegistryError
 from rayfleet_operator.registry.resolver import Resolver
-from rayfleet_serving.config import ModelIdentity
 
 
 @click.command()
@@ -30,7 +29,8 @@ def render(paths: tuple[str, ...], fleet_name: str | None, output: Literal["yaml
     """Print the Serve config that the files would deploy.
 
     FILE is a YAML file, or a folder whose .yaml and .yml files are read at any depth. Every model's URI is looked up in
-    its registry. Exits with 0 when the config is complete; with 1, and no config, when a file or a model has a problem.
+    its registry; what that says of a version besides goes to standard error. Exits with 0 when the config is complete;
+    with 1, and no config, when a file or a model has a problem.
     """
     loaded = documents.load(paths)
     if loaded.problems:
@@ -59,7 +59,7 @@ def render(paths: tuple[str, ...], fleet_name: str | None, output: Literal["yaml
         click.echo(yaml.safe_dump(planned.config, sort_keys=False, allow_unicode=True), nl=False)
 
 
-def _resolve(models: Mapping[str, ModelDeployment]) -> dict[str, ModelIdentity]:
+def _resolve(models: Mapping[str, ModelDeployment]) -> dict[str, Resolution]:
     specs = {name: model.spec.model for name, model in models.items()}
     outcomes = asyncio.run(Resolver.from_environment().resolve_all(specs))
     errors = [
@@ -69,7 +69,10 @@ def _resolve(models: Mapping[str, ModelDeployment]) -> dict[str, ModelIdentity]:
     ]
     if errors:
         raise _refusal(errors)
-    return {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, ModelIdentity)}
+    for name, outcome in outcomes.items():
+        for notice in outcome.notices if isinstance(outcome, Noted) else ():
+            click.echo(f"ModelDeployment/{name}: {notice.reason}: {notice.message}", err=True)
+    return {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, RegistryError)}
 
 
 def _refusal(lines: Iterable[str]) -> SystemExit:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayfleet_operator.local.state import ShownModel, ShownVersion, Status
+from rayfleet_operator.plan.conditions import NOTICES
 
 ENDPOINTS = ("/{model}/predict", "/v2/models/{model}/infer", "/{model}/invocations")
 PAGES = ("/docs", "/metrics")
@@ -198,7 +199,7 @@ def state(model: ShownModel) -> str:
     """The conditions in two or three words: whether it answers, then what is wrong or under way."""
     ready, progressing, degraded = model.conditions
     words = {"True": "Ready", "False": "NotReady", "Unknown": "Unknown"}[ready.status]
-    if degraded.status == "True":
+    if degraded.status == "True" and not (noticed(model) and under_way(model)):
         return f"{words}, {degraded.reason}"
     if progressing.status == "True":
         return f"{words}, {progressing.reason}"
@@ -208,6 +209,8 @@ def state(model: ShownModel) -> str:
 def message(model: ShownModel) -> str:
     """What a person should read first."""
     ready, progressing, degraded = model.conditions
+    if noticed(model) and under_way(model):
+        return f"{progressing.message}\n{degraded.message}"
     if degraded.status == "True":
         return degraded.message
     if progressing.status == "True":
@@ -220,6 +223,12 @@ def under_way(model: ShownModel) -> bool:
     return model.condition("Progressing").status == "True"
 
 
+def noticed(model: ShownModel) -> bool:
+    """Whether all that is wrong is what the registry says of a version that serves."""
+    degraded = model.condition("Degraded")
+    return degraded.status == "True" and degraded.reason in NOTICES
+
+
 def _elapsed(model: ShownModel) -> str:
     if not under_way(model):
         return ""
@@ -228,9 +237,9 @@ def _elapsed(model: ShownModel) -> str:
 
 
 def _colour(model: ShownModel) -> str:
-    if model.condition("Degraded").status == "True":
+    if model.condition("Degraded").status == "True" and not noticed(model):
         return "red"
-    return "green" if model.ready else "yellow"
+    return "green" if model.ready and not noticed(model) else "yellow"
 
 
 def print_status(status: Status, url: str) -> None:

@@ -20,7 +20,7 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition has its status. A registry problem brings its own reason instead."""
+    """Why a condition has its status. A registry's problem or notice brings its own reason instead."""
 
     SERVING = "Serving"
     NOT_SERVING = "NotServing"
@@ -62,12 +62,29 @@ class Reason(StrEnum):
     """Written under other rules than today's."""
 
 
+class NoticeReason(StrEnum):
+    """What the registry says of a version that is served all the same: Degraded's reason where nothing is graver."""
+
+    VERSION_ARCHIVED = "VersionArchived"
+    SEVERAL_IN_STAGE = "SeveralInStage"
+    """More than one version is in the stage that is followed."""
+    RUN_NOT_ENDED = "RunNotEnded"
+    """The run whose model is served may log it again."""
+    RUN_LOGGED_LATE = "RunLoggedLate"
+    """The model was logged to a run that had ended."""
+    ARTIFACTS_CHANGED = "ArtifactsChanged"
+    """A version's files were written again after it was registered."""
+
+
+NOTICES = frozenset(map(str, NoticeReason))
+
+
 @dataclass(frozen=True)
 class Condition:
     type: ConditionType
     status: Literal["True", "False", "Unknown"]
     reason: str
-    """One CamelCase word: a `Reason`, or the reason of a registry problem."""
+    """One CamelCase word: a `Reason`, a `NoticeReason`, or the reason of a registry problem."""
     message: str
 
 

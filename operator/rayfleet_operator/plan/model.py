@@ -26,7 +26,7 @@ from rayfleet_operator.plan.division import divide
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING
-from rayfleet_operator.plan.observed import ResolutionProblem
+from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem
 from rayfleet_operator.plan.rollout import RolloutDecision
 from rayfleet_operator.plan.versions import DRAINING, WAITING, VersionPlan
 from rayfleet_serving.config import ModelIdentity, ModelRoute, Transform, VersionRoute
@@ -70,6 +70,8 @@ def decide(facts: ModelFacts) -> ModelDecision:
     match facts.resolution:
         case ModelIdentity() as identity:
             return _roll_out(facts, facts.model, identity, None)
+        case Noted(identity=identity, notices=notices):
+            return _roll_out(facts, facts.model, identity, None, notices)
         case ResolutionProblem(last=ModelIdentity() as identity) as problem:
             return _roll_out(facts, facts.model, identity, problem)
         case problem:
@@ -77,9 +79,13 @@ def decide(facts: ModelFacts) -> ModelDecision:
 
 
 def _roll_out(
-    facts: ModelFacts, model: ModelDeployment, identity: ModelIdentity, problem: ResolutionProblem | None
+    facts: ModelFacts,
+    model: ModelDeployment,
+    identity: ModelIdentity,
+    problem: ResolutionProblem | None,
+    notices: tuple[Notice, ...] = (),
 ) -> ModelDecision:
-    """With a `problem`, `identity` is what the registry said last."""
+    """With a `problem`, `identity` is what the registry said last. `notices` are only told."""
     wanted = serve_config.model_app(model, identity)
     target = str(wanted["name"])
     divided = divide(facts, model, target)
@@ -121,6 +127,7 @@ def _roll_out(
         if divided.decision is not None and divided.mark is not None and divided.mark.stage >= 0:
             text = f"version {identity.version}, {divided.decision.message}"
             progress = conditions.progressing(divided.decision.reason, text)
+    faults += [(notice.reason, notice.message) for notice in notices]
     return _decision(
         facts,
         weights=weights,

@@ -60,5 +60,38 @@ class ResolutionProblem:
     let itself be asked. None where the URI never resolved, or where the registry says that it no longer does."""
 
 
-Resolution = ModelIdentity | ResolutionProblem
-"""What the registry said about one model."""
+@dataclass(frozen=True)
+class Notice:
+    """What a person should know of a version that is served all the same."""
+
+    reason: str
+    """A `conditions.NoticeReason`."""
+    message: str
+    """The same as long as the registry says the same: no times that go on."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What a URI resolved to, and what the registry says about it besides.
+
+    The notices are told, and decide nothing: names of applications and everything that Serve is given come from the
+    identity alone.
+    """
+
+    identity: ModelIdentity
+    notices: tuple[Notice, ...] = ()
+
+
+Resolution = ModelIdentity | Noted | ResolutionProblem
+"""What the registry said about one model; `Noted` where there is something to be told."""
+
+
+def identity_of(resolution: Resolution | None) -> ModelIdentity | None:
+    """What the URI means, or meant where the registry says nothing of it now."""
+    match resolution:
+        case Noted(identity=identity):
+            return identity
+        case ResolutionProblem(last=last):
+            return last
+        case known:
+            return known

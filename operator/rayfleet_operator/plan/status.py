@@ -22,10 +22,9 @@ from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
 from rayfleet_operator.plan.model import ModelPlan
-from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
 from rayfleet_operator.plan.versions import DRAINING, FAILED, UNKNOWN, VersionPlan
-from rayfleet_serving.config import ModelIdentity
 
 MAX_VERSION_MESSAGE = 4096
 MAX_MESSAGE = 32768
@@ -125,6 +124,8 @@ def explain(
     """
     ready, progressing, degraded = planned.conditions
     own = Trouble(degraded.reason, degraded.message) if degraded.status == "True" else None
+    # Where the registry's notices are all, whatever else is the matter is graver.
+    mild = own is not None and own.reason in conditions.NOTICES
     outside = _outside(planned, ready, troubles, shortage, replicas)
     if refused is not None:
         outside = [refused, *(each for each in outside if each != refused)]
@@ -132,15 +133,15 @@ def explain(
         taken = refused or NO_ADDRESS
         rest = [each for each in outside if each != taken]
         ready = conditions.ready("False", taken.reason, taken.message)
-        return ready, progressing, _degraded([taken, *([own] if own is not None else []), *rest])
-    faults = [own, *outside] if own is not None else outside
+        return ready, progressing, _degraded([taken, *_listed(own, rest, mild)])
+    faults = _listed(own, outside, mild)
     if ready.status == "False" and faults:
         first = next((each for each in planned.versions if each.weight > 0), None)
         # What ails another version, or the registry, is not why the one that has the requests does not answer.
-        guilty = own is not None and (first is None or _ails(first))
+        guilty = own is not None and not mild and (first is None or _ails(first))
         if outside and any(each.state not in ENDS and each.failure is None for each in planned.versions):
             # A version is still to come: what keeps it from starting is news, and an older one's failure is not.
-            faults = [*outside, *([own] if own is not None else [])]
+            faults = _listed(own, outside, last=True)
             texts = [outside[0].message, *([own.message] if own is not None and guilty else [])]
             ready = conditions.ready("False", outside[0].reason, "\n".join(texts))
         elif own is not None and guilty:
@@ -148,6 +149,13 @@ def explain(
         elif outside:
             ready = conditions.ready("False", outside[0].reason, outside[0].message)
     return ready, progressing, _degraded(faults)
+
+
+def _listed(own: Trouble | None, outside: Sequence[Trouble], last: bool) -> list[Trouble]:
+    """The model's own trouble before or after the others."""
+    if own is None:
+        return list(outside)
+    return [*outside, own] if last else [own, *outside]
 
 
 def _ails(version: VersionPlan) -> bool:
@@ -241,7 +249,7 @@ def events(before: Sequence[StatusCondition], after: Sequence[StatusCondition]) 
 
 def _resolved(model: ModelDeployment, resolution: Resolution | None) -> ResolvedModel | None:
     """What was resolved now; where the registry said nothing, what it said before about the same URI."""
-    identity = resolution if isinstance(resolution, ModelIdentity) else resolution.last if resolution else None
+    identity = identity_of(resolution)
     spec = model.spec.model
     if identity is None:
         before = model.status.resolved

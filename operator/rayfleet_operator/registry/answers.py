@@ -18,7 +18,10 @@ class Version(Answer):
     status: str = "READY"
     status_message: str = ""
     current_stage: str = "None"
+    run_id: str = ""
+    """The run that made it, as whoever registered it said."""
     creation_timestamp: int = 0
+    """Milliseconds since 1970, by the server's clock."""
 
 
 class VersionAnswer(Answer):
@@ -27,6 +30,8 @@ class VersionAnswer(Answer):
 
 class Versions(Answer):
     model_versions: list[Version] = []
+    next_page_token: str = ""
+    """Of a search; "" on the last page."""
 
 
 class Location(Answer):
@@ -43,6 +48,8 @@ class RegisteredModel(Answer):
     latest_versions: list[Version] = []
     """The newest of each stage."""
     aliases: list[Alias] = []
+    last_updated_timestamp: int = 0
+    """When one of its versions last changed its stage, was made or deleted; milliseconds since 1970."""
 
 
 class RegisteredModelAnswer(Answer):
@@ -59,6 +66,7 @@ class LoggedModelInfo(Answer):
     artifact_uri: str
     status: str
     creation_timestamp_ms: int = 0
+    """Milliseconds since 1970, by the server's clock."""
 
 
 class LoggedModel(Answer):
@@ -77,6 +85,10 @@ class RunInfo(Answer):
     experiment_id: str
     artifact_uri: str = ""
     lifecycle_stage: Literal["active", "deleted"] = "active"
+    status: str = ""
+    """RUNNING, SCHEDULED, FINISHED, FAILED or KILLED."""
+    end_time: int = 0
+    """Milliseconds since 1970, by the clock of who ended it; 0 for one that did not end."""
 
 
 class Run(Answer):

@@ -15,7 +15,7 @@ import httpx
 
 from rayfleet_operator.registry.credentials import Tls
 from rayfleet_operator.registry.errors import NotAllowed
-from rayfleet_operator.registry.known import KnownVersions
+from rayfleet_operator.registry.known import Known
 from rayfleet_operator.registry.server import Bounds
 
 CONCURRENT = 8
@@ -33,7 +33,7 @@ class Line:
     """One server, whoever asks it."""
 
     client: httpx.AsyncClient
-    known: KnownVersions = field(default_factory=KnownVersions)
+    known: Known = field(default_factory=Known)
     gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT))
     used: float = 0.0
     """On the monotonic clock."""

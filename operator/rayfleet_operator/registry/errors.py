@@ -48,6 +48,12 @@ class VersionNotFound(RegistryError):
     reason = "VersionNotFound"
 
 
+class VersionDeleted(RegistryError):
+    """The URI meant this version before, and it was deleted since."""
+
+    reason = "VersionDeleted"
+
+
 class AliasNotFound(RegistryError):
     """The model exists and has no such alias."""
 

@@ -18,113 +18,130 @@ there: otherwise anyone who may register a version could pass other bytes off as
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NoReturn
 
+from rayfleet_operator.plan.observed import Noted, Notice
+from rayfleet_operator.registry import besides, notices, runs
 from rayfleet_operator.registry.answers import (
-    Files,
     Location,
     LoggedModelAnswer,
-    LoggedModelInfo,
-    LoggedModels,
+    RegisteredModel,
     RegisteredModelAnswer,
     RegisteredModels,
-    RunAnswer,
-    RunInfo,
     Version,
     VersionAnswer,
     Versions,
 )
 from rayfleet_operator.registry.errors import (
     AliasNotFound,
-    ArtifactNotFound,
     InvalidUri,
     ModelNotFound,
     RegistryError,
     RegistryUnreachable,
-    RunNotFound,
     StageEmpty,
+    VersionDeleted,
     VersionNotFound,
     VersionNotReady,
 )
-from rayfleet_operator.registry.known import KnownVersions
+from rayfleet_operator.registry.keys import key, plain
+from rayfleet_operator.registry.known import Known
+from rayfleet_operator.registry.notices import OFFERS, listed
 from rayfleet_operator.registry.server import NoSuchEndpoint, Rejection, TrackingServer
 from rayfleet_operator.registry.uri import (
     LOGGED_MODEL_ID,
     AliasUri,
-    FileUri,
     LatestUri,
     LoggedModelUri,
     RegistryUri,
     RunUri,
     StageUri,
     VersionUri,
-    parse,
 )
 from rayfleet_serving.config import ModelIdentity
 
 _LOGGED_MODEL_LOCATION = re.compile(r"/models/(m-[0-9a-f]{32})/artifacts/?$")
-_NOT_IN_NAMES = set("/:.%\"'")
-"""MLflow refuses these in a logged model's name, so that a name needs no escape in a filter."""
-_OFFERS = 5
-"""Names in a message that says what exists."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A version, and the answers that it was found in."""
+
+    identity: ModelIdentity
+    notices: tuple[Notice, ...] = ()
+    version: Version | None = None
+    model: RegisteredModel | None = field(default=None, kw_only=True)
+    """Of a stage."""
 
 
 class MlflowRegistry:
     """Resolves URIs against one server."""
 
-    def __init__(self, server: TrackingServer, known: KnownVersions | None = None) -> None:
+    def __init__(self, server: TrackingServer, known: Known | None = None) -> None:
         """
         Args:
             known: of this very server; kept by who asks it again.
         """
         self._server = server
-        self._known = known or KnownVersions()
+        self._known = known or Known()
 
-    async def resolve(self, uri: RegistryUri) -> ModelIdentity:
-        """The version that the URI means now.
+    async def resolve(self, uri: RegistryUri, before: str | None = None) -> ModelIdentity | Noted:
+        """The version that the URI means now; `Noted` where there is something to be told of it.
 
         `version` is the registry version's number ("3"); for a logged model its id; for a run's artifacts the first
         12 hex digits of the key.
+
+        Args:
+            before: the `version` that this URI meant before. Where it means none any more, the error says what became
+                of that one.
 
         Raises:
             RegistryError: each class says its case.
         """
         try:
             async with asyncio.timeout(self._server.bounds.total_s):
-                return await self._resolve(uri)
+                found = await self._resolve(uri, before)
         except TimeoutError:
             raise self._server.silent() from None
         except Rejection as rejection:
             if rejection.code == "INVALID_PARAMETER_VALUE":
                 raise InvalidUri(f"MLflow at {self._server.uri} does not accept this: {rejection.message}") from None
             raise RegistryUnreachable(f"MLflow at {self._server.uri} answered {rejection}") from None
+        told = found.notices
+        if found.version is not None:
+            told += await besides.told(self._server, self._known, uri, found.version, found.identity, found.model)
+        return Noted(found.identity, told) if told else found.identity
 
-    async def _resolve(self, uri: RegistryUri) -> ModelIdentity:
-        match uri:
-            case LoggedModelUri(model_id):
-                return await self._logged_model(model_id)
-            case RunUri(run_id, path):
-                return await self._run(run_id, path)
-            case VersionUri(name, number):
-                return await self._identify(await self._version(name, number))
-            case AliasUri(name, alias):
-                return await self._identify(await self._alias(name, alias))
-            case StageUri(name, stage):
-                return await self._identify(await self._newest(name, stage))
-            case LatestUri(name):
-                return await self._identify(await self._newest(name, None))
+    async def _resolve(self, uri: RegistryUri, before: str | None) -> _Found:
+        try:
+            match uri:
+                case LoggedModelUri(model_id):
+                    return _Found(await self._logged_model(model_id))
+                case RunUri(run_id, path):
+                    noted = await runs.model_of(self._server, run_id, path)
+                    return _Found(noted.identity, noted.notices)
+                case VersionUri(name, number):
+                    version = await self._version(name, number)
+                    if version is None:
+                        await self._explain(name, f"version {number}", VersionNotFound)
+                    return await self._identify(version)
+                case AliasUri(name, alias):
+                    return await self._identify(await self._alias(name, alias))
+                case StageUri(name, stage):
+                    return await self._in_stage(name, stage)
+                case LatestUri(name):
+                    return await self._identify(await self._latest(name))
+        except (VersionNotFound, AliasNotFound, StageEmpty) as error:
+            raise await self._since(uri, before, error) from None
 
-    async def _version(self, name: str, number: int) -> Version:
+    async def _version(self, name: str, number: int) -> Version | None:
         try:
             found = await self._server.get("model-versions/get", {"name": name, "version": number}, VersionAnswer)
         except Rejection as rejection:
             if rejection.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            await self._explain(name, f"version {number}", VersionNotFound)
+            return None
         return found.model_version
 
     async def _alias(self, name: str, alias: str) -> Version:
@@ -137,65 +154,91 @@ class MlflowRegistry:
             await self._explain(name, f"alias {alias!r}", AliasNotFound)
         return found.model_version
 
-    async def _newest(self, name: str, stage: str | None) -> Version:
-        body: dict[str, object] = {"name": name} if stage is None else {"name": name, "stages": [stage]}
+    async def _in_stage(self, name: str, stage: str) -> _Found:
+        """The highest version of those in the stage, as MLflow's own clients have it."""
+        # The model itself is asked for, because its answer also tells when anything in its stages changed.
+        model = await self._registered(name)
+        newest = [version for version in model.latest_versions if version.current_stage == stage]
+        if not newest:
+            raise self._lacks(model, f"version in stage {stage}", StageEmpty)
+        found = await self._identify(max(newest, key=lambda version: version.version))
+        return _Found(found.identity, found.notices, found.version, model=model)
+
+    async def _latest(self, name: str) -> Version:
         try:
-            found = await self._server.post("registered-models/get-latest-versions", body, Versions)
+            found = await self._server.post("registered-models/get-latest-versions", {"name": name}, Versions)
         except Rejection as rejection:
             if rejection.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             await self._explain(name, "version", VersionNotFound)
         if not found.model_versions:
-            if stage is None:
-                await self._explain(name, "version", VersionNotFound)
-            await self._explain(name, f"version in stage {stage}", StageEmpty)
-        # Without a stage the answer holds the newest of each stage.
+            await self._explain(name, "version", VersionNotFound)
+        # The answer holds the newest of each stage.
         return max(found.model_versions, key=lambda version: version.version)
 
-    async def _explain(self, name: str, missing: str, error: type[RegistryError]) -> NoReturn:
-        """Raises `error`, or ModelNotFound, saying what there is instead."""
+    async def _registered(self, name: str) -> RegisteredModel:
+        """Raises ModelNotFound, saying what there is instead."""
         server = self._server
         try:
-            answer = await server.get("registered-models/get", {"name": name}, RegisteredModelAnswer)
+            return (await server.get("registered-models/get", {"name": name}, RegisteredModelAnswer)).registered_model
         except Rejection as rejection:
             if rejection.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            others = await server.get("registered-models/search", {"max_results": _OFFERS + 1}, RegisteredModels)
-            names = _list(model.name for model in others.registered_models)
+            others = await server.get("registered-models/search", {"max_results": OFFERS + 1}, RegisteredModels)
+            names = listed(model.name for model in others.registered_models)
             has = f"It has {names}." if names else "It has no models at all."
             raise ModelNotFound(f"MLflow at {server.uri} has no registered model {name!r}. {has}") from None
-        model = answer.registered_model
-        newest = sorted(model.latest_versions, key=lambda version: version.version, reverse=True)
-        versions = _list(f"{version.version} ({version.current_stage})" for version in newest)
-        aliases = _list(f"{alias.alias} ({alias.version})" for alias in model.aliases)
-        has = f"Newest version of each stage: {versions}; " if versions else "It has no versions; "
-        raise error(
-            f"Model {name!r} at MLflow {server.uri} has no {missing}. {has}aliases: {aliases or 'none'}."
-        ) from None
 
-    async def _identify(self, version: Version) -> ModelIdentity:
+    async def _explain(self, name: str, missing: str, error: type[RegistryError]) -> NoReturn:
+        """Raises `error`, or ModelNotFound, saying what there is instead."""
+        raise self._lacks(await self._registered(name), missing, error) from None
+
+    def _lacks(self, model: RegisteredModel, missing: str, error: type[RegistryError]) -> RegistryError:
+        newest = sorted(model.latest_versions, key=lambda version: version.version, reverse=True)
+        versions = listed(f"{version.version} ({version.current_stage})" for version in newest)
+        aliases = listed(f"{alias.alias} ({alias.version})" for alias in model.aliases)
+        has = f"Newest version of each stage: {versions}; " if versions else "It has no versions; "
+        return error(
+            f"Model {model.name!r} at MLflow {self._server.uri} has no {missing}. {has}aliases: {aliases or 'none'}."
+        )
+
+    async def _since(self, uri: RegistryUri, before: str | None, error: RegistryError) -> RegistryError:
+        """The error with what became of the version that the URI meant before."""
+        if (
+            before is None
+            or not before.isdecimal()
+            or not isinstance(uri, VersionUri | AliasUri | StageUri | LatestUri)
+        ):
+            return error
+        gone = uri == VersionUri(uri.name, int(before))
+        version = None if gone else await self._version(uri.name, int(before))
+        if version is None:
+            return VersionDeleted(notices.deleted(uri, before, self._server.uri))
+        return type(error)(f"{error.message} {notices.moved(version, uri)}")
+
+    async def _identify(self, version: Version) -> _Found:
         server = self._server
         if version.status != "READY":
             raise VersionNotReady(
                 f"Version {version.version} of {version.name!r} at MLflow {server.uri} is {version.status}, not READY"
                 f"{f': {version.status_message}' if version.status_message else ''}."
             )
-        known = self._known.get(version)
+        known = self._known.versions.get(version)
         if known is not None:
-            return known
+            return _Found(known, (), version)
         where: dict[str, str | int] = {"name": version.name, "version": version.version}
         location = (await server.get("model-versions/get-download-uri", where, Location)).artifact_uri
         # Registered through the REST API, a run's path stays as it was written.
         if location.startswith("runs:/"):
             run_id, _, path = location.removeprefix("runs:/").partition("/")
-            identity = await self._run(run_id, path)  # which can be written again, so it is not kept
-            return identity.model_copy(update={"version": str(version.version)})
-        key = await self._logged_model_behind(version.source, location) or _key(
+            noted = await runs.model_of(server, run_id, path)  # which can be written again, so it is not kept
+            return _Found(noted.identity.model_copy(update={"version": str(version.version)}), (), version)
+        model_id = await self._logged_model_behind(version.source, location) or key(
             "version", server.uri, version.name, version.version, version.source, version.creation_timestamp
         )
-        identity = ModelIdentity(version=str(version.version), model_id=key, artifact_uri=_plain(location))
-        self._known.put(version, identity)
-        return identity
+        identity = ModelIdentity(version=str(version.version), model_id=model_id, artifact_uri=plain(location))
+        self._known.versions.put(version, identity)
+        return _Found(identity, (), version)
 
     async def _logged_model_behind(self, source: str, location: str) -> str | None:
         """The id of the logged model that a version points to, where the server vouches for it."""
@@ -222,80 +265,4 @@ class MlflowRegistry:
                 f"MLflow at {server.uri} has no logged model {model_id}, or it was deleted. "
                 f"log_model returns the id, and the run's page shows it."
             ) from None
-        return self._ready(answer.model.info)
-
-    def _ready(self, info: LoggedModelInfo) -> ModelIdentity:
-        if info.status != "LOGGED_MODEL_READY":
-            raise VersionNotReady(
-                f"The logged model {info.model_id} at MLflow {self._server.uri} is {info.status}, "
-                f"not LOGGED_MODEL_READY: its upload is under way or has failed."
-            )
-        return ModelIdentity(version=info.model_id, model_id=info.model_id, artifact_uri=_plain(info.artifact_uri))
-
-    async def _run(self, run_id: str, path: str) -> ModelIdentity:
-        server = self._server
-        try:
-            run = (await server.get("runs/get", {"run_id": run_id}, RunAnswer)).run.info
-        except Rejection as rejection:
-            if rejection.code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise RunNotFound(
-                f"MLflow at {server.uri} has no run {run_id}. A run's id is not its name; its page shows the id."
-            ) from None
-        if run.lifecycle_stage == "deleted":
-            raise RunNotFound(f"The run {run_id} at MLflow {server.uri} is deleted. Restore it, or name another run.")
-
-        # MLflow's client, too, prefers a logged model of this name to the run's artifacts.
-        logged = await self._logged_models(run.experiment_id, run_id, path)
-        ready = [model for model in logged if model.status == "LOGGED_MODEL_READY"]
-        if logged:
-            return self._ready(max(ready or logged, key=lambda model: model.creation_timestamp_ms))
-
-        files = await server.get("artifacts/list", {"run_id": run_id, "path": path}, Files)
-        if f"{path}/MLmodel" not in {file.path for file in files.files}:
-            await self._explain_run(run, run_id, path)
-        mlmodel = await server.run_artifact(run_id, f"{path}/MLmodel")
-        key = _key("run", server.uri, run_id, path, hashlib.sha256(mlmodel).hexdigest())
-        version = key.removeprefix("sha256-")[:12]
-        return ModelIdentity(version=version, model_id=key, artifact_uri=_plain(f"{run.artifact_uri}/{path}"))
-
-    async def _logged_models(self, experiment_id: str, run_id: str, name: str | None = None) -> list[LoggedModelInfo]:
-        """The run's newest logged models, of this name if one is given; none on a server older than MLflow 3."""
-        if name is not None and _NOT_IN_NAMES & set(name):
-            return []
-        body = {
-            "experiment_ids": [experiment_id],
-            "filter": f"source_run_id = '{run_id}'" + (f" AND name = '{name}'" if name else ""),
-            "order_by": [{"field_name": "creation_timestamp", "ascending": False}],
-            "max_results": 50,
-        }
-        try:
-            found = await self._server.post("logged-models/search", body, LoggedModels)
-        except NoSuchEndpoint:
-            return []
-        return [model.info for model in found.models]
-
-    async def _explain_run(self, run: RunInfo, run_id: str, path: str) -> NoReturn:
-        names = [model.name for model in await self._logged_models(run.experiment_id, run_id)]
-        names += [file.path for file in (await self._server.get("artifacts/list", {"run_id": run_id}, Files)).files]
-        has = _list(dict.fromkeys(names))
-        raise ArtifactNotFound(
-            f"The run {run_id} at MLflow {self._server.uri} has no model at {path!r}: no logged model of this name, "
-            f"and no MLmodel file there. {f'It has {has}.' if has else 'It has neither models nor artifacts.'}"
-        )
-
-
-def _key(*parts: str | int) -> str:
-    return f"sha256-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
-
-
-def _plain(location: str) -> str:
-    """A file: location as a path; anything else as the server gave it."""
-    uri = parse(location) if location.startswith("file:") else None
-    return str(uri.path) if isinstance(uri, FileUri) else location
-
-
-def _list(names: Iterable[str]) -> str:
-    """The first few names, and whether there are more."""
-    every = list(names)
-    return ", ".join(every[:_OFFERS]) + (", …" if len(every) > _OFFERS else "")
+        return runs.ready(server, answer.model.info)

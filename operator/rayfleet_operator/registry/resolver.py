@@ -11,6 +11,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
 from rayfleet_operator.api.types import Model
+from rayfleet_operator.plan.observed import Noted
 from rayfleet_operator.registry import objects
 from rayfleet_operator.registry.access import Access
 from rayfleet_operator.registry.addresses import usable
@@ -36,7 +37,7 @@ ALL_S = 15.0
 VARIABLE = "MLFLOW_TRACKING_URI"
 """Names the server of models that name none."""
 
-Outcome = ModelIdentity | RegistryError
+Outcome = ModelIdentity | Noted | RegistryError
 Uri = TypeVar("Uri", bound=ModelUri)
 Key = TypeVar("Key", bound=Hashable)
 """How the caller names models."""
@@ -126,7 +127,10 @@ class Resolver:
         return uri.rstrip("/") if uri else None
 
     async def resolve_all(
-        self, models: Mapping[Key, Model], access: Mapping[Key, Access] = MappingProxyType({})
+        self,
+        models: Mapping[Key, Model],
+        access: Mapping[Key, Access] = MappingProxyType({}),
+        before: Mapping[Key, str] = MappingProxyType({}),
     ) -> dict[Key, Outcome]:
         """Every model's version, or why there is none, in the order of `models`. One failure touches no other.
 
@@ -134,6 +138,7 @@ class Resolver:
 
         Args:
             access: what a model shows its own server, instead of the credentials of the environment.
+            before: the version that a model's URI meant before, where that is known; an error tells what became of it.
         """
         outcomes: dict[Key, Outcome] = {}
         registered: dict[tuple[str, Access], dict[RegistryUri, list[Key]]] = {}
@@ -158,7 +163,7 @@ class Resolver:
         async with self._connections() as connections:
             await asyncio.gather(
                 *(
-                    self._ask_server(connections, server, own, wanted, deadline, outcomes)
+                    self._ask_server(connections, server, own, wanted, before, deadline, outcomes)
                     for (server, own), wanted in registered.items()
                 ),
                 *(
@@ -198,13 +203,19 @@ class Resolver:
         uri: str,
         own: Access,
         wanted: Mapping[RegistryUri, list[Key]],
+        before: Mapping[Key, str],
         deadline: float,
         outcomes: dict[Key, Outcome],
     ) -> None:
         try:
             line = connections.to(uri, own.tls or self._tls)
             server = TrackingServer(line.client, uri, self._credentials_for(uri, own), self._bounds)
-            ask = MlflowRegistry(server, line.known).resolve
+            registry = MlflowRegistry(server, line.known)
+
+            async def ask(each: RegistryUri) -> ModelIdentity | Noted:
+                # What one of the models knows of the URI holds for all of them.
+                return await registry.resolve(each, next((before[key] for key in wanted[each] if key in before), None))
+
             await self._each(uri, wanted, ask, line.gate, deadline, outcomes)
         except Exception as error:
             outcomes.update({key: _told(error) for keys in wanted.values() for key in keys})
@@ -228,7 +239,7 @@ class Resolver:
         self,
         where: str,
         wanted: Mapping[Uri, list[Key]],
-        ask: Callable[[Uri], Awaitable[ModelIdentity]],
+        ask: Callable[[Uri], Awaitable[ModelIdentity | Noted]],
         gate: asyncio.Semaphore,
         deadline: float,
         outcomes: dict[Key, Outcome],

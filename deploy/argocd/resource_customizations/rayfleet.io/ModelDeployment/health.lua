@@ -32,7 +32,16 @@ local final = {
   RolledBack = true,
   VersionFailed = true,
 }
-if holds("Degraded") then
+-- What the registry says of a version that is served all the same. It is told, and no sync waits for it.
+local notices = {
+  ArtifactsChanged = true,
+  RunLoggedLate = true,
+  RunNotEnded = true,
+  SeveralInStage = true,
+  VersionArchived = true,
+}
+local noticed = holds("Degraded") and notices[found["Degraded"].reason]
+if holds("Degraded") and not noticed then
   local reason = found["Degraded"].reason
   -- A ModelFleet may come a moment after its models.
   if reason == "FleetNotFound" or (holds("Progressing") and not final[reason]) then
@@ -52,7 +61,7 @@ if holds("Progressing") then
   return answer("Progressing", found["Progressing"])
 end
 if holds("Ready") then
-  return answer("Healthy", found["Ready"])
+  return answer("Healthy", noticed and found["Degraded"] or found["Ready"])
 end
 if found["Ready"] ~= nil then
   return answer("Progressing", found["Ready"])
