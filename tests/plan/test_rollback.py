@@ -6,7 +6,7 @@ import pytest
 
 from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.plan import rollback
-from rayfleet_operator.plan.observed import ResolutionProblem
+from rayfleet_operator.plan.observed import Noted, Notice, Resolution, ResolutionProblem
 from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
 from rayfleet_operator.plan.rollout import PROMOTE_ANNOTATION, promotion
 
@@ -59,7 +59,15 @@ def test_taken_back_the_version_is_a_candidate_again() -> None:
     assert story.weights == {"1": 90, "2": 10}
 
 
-def test_it_holds_while_the_registry_is_away() -> None:
+@pytest.mark.parametrize(
+    "resolution",
+    [
+        ResolutionProblem("RegistryUnreachable", "nobody answers", identity(2)),
+        Noted(identity(2), (Notice("VersionArchived", "it is archived"),)),
+    ],
+    ids=["the registry is away", "it has more to say"],
+)
+def test_it_holds_whatever_else_the_registry_says(resolution: Resolution) -> None:
     story = after_two()
     said = story.model.model_copy(
         update={
@@ -67,8 +75,7 @@ def test_it_holds_while_the_registry_is_away() -> None:
             "status": story.status,
         }
     )
-    away = ResolutionProblem("RegistryUnreachable", "nobody answers", identity(2))
-    _, found = rollback.applied([said], {"digits": away})
+    _, found = rollback.applied([said], {"digits": resolution})
     back = found["digits"]
     assert isinstance(back, ResolutionProblem)
     assert (back.reason, back.last) == ("RolledBack", identity(1))

@@ -12,7 +12,7 @@ from rayfleet_operator.api.rollout import Rollout
 from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.conditions import Reason
-from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem, identity_of
 from rayfleet_serving.config import ModelIdentity
 
 ROLLBACK_ANNOTATION = "rayfleet.io/rollback"
@@ -51,7 +51,7 @@ def earlier(status: ModelDeploymentStatus) -> list[ModelIdentity]:
 
 def _back(model: ModelDeployment, resolution: Resolution | None) -> ResolutionProblem | None:
     """What is said instead of the resolution; None where nothing is."""
-    meant = resolution.last if isinstance(resolution, ResolutionProblem) else resolution
+    meant = identity_of(resolution)
     version, _, to = model.metadata.annotations.get(ROLLBACK_ANNOTATION, "").partition("/")
     if meant is None or version != meant.version or to in ("", version):
         return None
