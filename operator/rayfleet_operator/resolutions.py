@@ -2,6 +2,7 @@
 
 Each model is asked for at its own interval, spread a little so that many models do not ask in step. After a failure
 that may pass it is asked for sooner, and then ever later up to its interval: a registry in trouble gets no more of it.
+`wake` asks out of turn, but no more often than once a second, and not while the server asks to be left alone.
 Nobody waits for an answer: until the first one, the planner leaves a model as it is. Models of many fleets are followed
 at once; each fleet says which are its own.
 """
@@ -30,6 +31,7 @@ from rayfleet_operator.registry.errors import (
     VersionNotReady,
 )
 from rayfleet_operator.registry.resolver import Outcome, Resolver
+from rayfleet_operator.registry.uri import registered_model
 from rayfleet_serving.config import ModelIdentity
 
 AFTER_FAILURE_S = 5.0
@@ -44,6 +46,8 @@ UNANSWERED = (RegistryUnreachable, NotAllowed, ResolverFailed)
 """What says nothing about the model, so that what it was before still holds."""
 PASSING = (*UNANSWERED, VersionNotReady)
 """What may pass by itself. Any other answer is one, until somebody registers something or writes another URI."""
+WOKEN_S = 1.0
+"""The least time from an answer to the next question for a model that is woken again and again."""
 SPREAD = 0.1
 EARLY = 0.05
 """The part of its interval by which a model may be asked for early, along with others of the same server."""
@@ -76,14 +80,25 @@ class _Entry:
     """Since when it fails in a way that may pass, on the loop's clock."""
     early: float = 0.0
     """Seconds before `due` at which it may be asked for along with others."""
+    rests: float = 0.0
+    """Until when nothing wakes it, on the loop's clock."""
+    woken: bool = False
+    """While it is asked for: what is answered may be from before."""
 
     def __post_init__(self) -> None:
         self.place = _place(self.model)
+        self.registered = registered_model(self.model.uri)
 
     @property
     def last(self) -> ModelIdentity | None:
         """The version that counts until the registry says something else."""
         return self.before if self.resolution is None else identity_of(self.resolution)
+
+    def wake(self, now: float) -> None:
+        """Have it asked for as soon as it may be, and not earlier, with whomever that is."""
+        self.woken = self.asking
+        if max(now, self.rests) < self.due:
+            self.due, self.early = max(now, self.rests), 0.0
 
     @property
     def askable(self) -> bool:
@@ -152,6 +167,18 @@ class Resolutions:
     def forget(self, fleet: Hashable) -> None:
         """The fleet is gone, and its models with it, but for those that another fleet has taken over."""
         self._drop(fleet, self._fleets.pop(fleet, set()))
+
+    def wake(self, name: str) -> None:
+        """Models whose URI is about this registered model are due now, or as soon as they may be asked for again.
+
+        Args:
+            name: as the registry has it. Which registry is not known, so each model's own is asked.
+        """
+        now = asyncio.get_running_loop().time()
+        for entry in self._entries.values():
+            if entry.registered == name:
+                entry.wake(now)
+        self._wake.set()
 
     async def run(self) -> None:
         """Ask whenever a model is due. Runs until cancelled."""
@@ -262,11 +289,15 @@ class Resolutions:
         least, most = (1 - SPREAD, 1 + SPREAD) if entry.resolution is not None else (SPREAD, 1)
         entry.due = now + interval * random.uniform(least, most)  # noqa: S311 - not a secret
         entry.early = EARLY * interval
+        entry.rests = now + WOKEN_S
         if isinstance(outcome, RegistryUnreachable) and outcome.retry_after_s:
             rest = min(outcome.retry_after_s, max(_interval(entry.model), RETRY_AFTER_S))
-            entry.due = max(entry.due, now + rest * random.uniform(1, 1 + SPREAD))  # noqa: S311 - not a secret
+            entry.rests = now + rest * random.uniform(1, 1 + SPREAD)  # noqa: S311 - not a secret
+            entry.due = max(entry.due, entry.rests)
             entry.early = 0.0
         entry.asking = False
+        if entry.woken:
+            entry.wake(now)
 
 
 def _same(one: Access | CredentialsMissing | None, other: Access | CredentialsMissing | None) -> bool:

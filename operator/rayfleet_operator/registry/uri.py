@@ -125,6 +125,15 @@ def parse(uri: str) -> ModelUri:
             raise InvalidUri(f"The model URI {uri!r} has the scheme {scheme!r}, unknown here. Known forms: {FORMS}.")
 
 
+def registered_model(uri: str) -> str | None:
+    """Name of the registered model that the URI is about; None where it is about none, or in no known form."""
+    try:
+        parsed = parse(uri)
+    except InvalidUri:
+        return None
+    return parsed.name if isinstance(parsed, VersionUri | AliasUri | StageUri | LatestUri) else None
+
+
 def _parse_models(uri: str, rest: str) -> ModelUri:
     if not rest.startswith("/") or rest.startswith("//"):
         raise InvalidUri(f"The model URI {uri!r} needs exactly one slash after the colon: models:/name/3.")
