@@ -41,6 +41,7 @@ class Operator:
                 "RAYFLEET_OPERATOR_NAMESPACE": "default",
                 "RAYFLEET_METRICS_PORT": "0",
                 "RAYFLEET_HEALTH_PORT": "0",
+                "RAYFLEET_REGISTRY_WEBHOOK_PORT": "0",
                 "RAYFLEET_RESYNC": "1h",
                 "RAYFLEET_LOG_FORMAT": "text",
                 **environment,
@@ -78,6 +79,12 @@ class Operator:
         """Asks the health or metrics server."""
         self.until("it listens", lambda: self.count("started") == 1)
         return httpx.get(f"http://127.0.0.1:{self.said[0][server]}{path}", trust_env=False)
+
+    def deliver(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """As MLflow's webhooks do."""
+        self.until("it listens", lambda: self.count("started") == 1)
+        url = f"http://127.0.0.1:{self.said[0]['webhook']}/mlflow"
+        return httpx.post(url, content=body, headers=headers, trust_env=False)
 
     @property
     def leads(self) -> bool:
@@ -147,6 +154,9 @@ def main() -> None:
             say("reconciled", fleet=key.fleet)
             return Result(requeue_after=0.2 if key.fleet.startswith("again-") else None)
 
+        def wake(self, registered_model: str) -> None:
+            say("woken", model=registered_model)
+
         async def close(self) -> None:
             say("closed")
 
@@ -154,7 +164,7 @@ def main() -> None:
     logs.configure(settings.log_level, settings.log_format)
 
     def started(ports: manager.Ports) -> None:
-        say("started", metrics=ports.metrics, health=ports.health)
+        say("started", metrics=ports.metrics, health=ports.health, webhook=ports.webhook)
 
     try:
         asyncio.run(manager.run(settings, lambda *_: Saying(), started=started))

@@ -46,6 +46,15 @@ class Closing(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class Waking(Protocol):
+    """A reconciler that asks a registry by itself, and can be told when to."""
+
+    def wake(self, registered_model: str) -> None:
+        """A model of the registry may have changed, says somebody who should know."""
+        ...
+
+
 Build = Callable[[Settings, KubeClient, References[FleetKey], Callable[[FleetKey], None]], Reconciler]
 """Makes the reconciler; the last argument queues a fleet."""
 

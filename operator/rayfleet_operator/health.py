@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
+
+from rayfleet_operator import listening
 
 Check = Callable[[], str | None]
 """What is wrong; None when nothing is."""
@@ -98,21 +99,5 @@ async def _served(
     app = web.Application()
     for path, handle in routes.items():
         app.router.add_get(path, handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        listening = _listen(port)
-        await web.SockSite(runner, listening).start()
-        yield int(listening.getsockname()[1])
-    finally:
-        await runner.cleanup()
-
-
-def _listen(port: int) -> socket.socket:
-    """Every address of the pod, of either family."""
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen at port {port}: {error.strerror}") from error
+    async with listening.serve(app, port) as bound:
+        yield bound

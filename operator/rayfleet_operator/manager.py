@@ -1,7 +1,7 @@
 """The operator process: leads or stands by, watches, and has each fleet reconciled.
 
-In order: the health and metrics servers, the Lease, then the watches and the workers; backwards at the end, so that
-whoever takes the Lease next finds nobody at work.
+In order: the health and metrics servers and the one for webhooks, the Lease, then the watches and the workers;
+backwards at the end, so that whoever takes the Lease next finds nobody at work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from rayfleet_operator import health
-from rayfleet_operator.controller import Build, Closing, Controller, Reconciler, Result
+from rayfleet_operator.controller import Build, Closing, Controller, Reconciler, Result, Waking
 from rayfleet_operator.handlers import Watches
 from rayfleet_operator.health import Health
 from rayfleet_operator.kube import config
@@ -27,6 +27,7 @@ from rayfleet_operator.kube.lease import Lease, LeaseLost
 from rayfleet_operator.kube.references import References
 from rayfleet_operator.metrics import Metrics
 from rayfleet_operator.settings import Settings
+from rayfleet_operator.webhook import Webhook
 
 __all__ = ["Manager", "Ports", "Result", "run"]
 
@@ -44,6 +45,8 @@ class Ports:
 
     metrics: int
     health: int
+    webhook: int | None
+    """None where nothing listens for webhooks."""
 
 
 async def run(
@@ -53,7 +56,7 @@ async def run(
     stop: asyncio.Event | None = None,
     started: Callable[[Ports], None] = lambda ports: None,
 ) -> None:
-    """Run until `stop` is set; left out, until SIGTERM or SIGINT. `started` is called once both servers answer.
+    """Run until `stop` is set; left out, until SIGTERM or SIGINT. `started` is called once the servers answer.
 
     Raises:
         RuntimeError: a part of the process ended that should not; the message names it.
@@ -69,7 +72,10 @@ async def run(
             health.serve_metrics(manager.metrics.exposition, settings.metrics_port)
         )
         checks = await stack.enter_async_context(health.serve_health(manager.health, settings.health_port))
-        started(Ports(metrics=metrics, health=checks))
+        webhook = None
+        if manager.webhook is not None:
+            webhook = await stack.enter_async_context(manager.webhook.serve(settings.registry_webhook_port))
+        started(Ports(metrics=metrics, health=checks, webhook=webhook))
         await manager.run(stop)
     logger.info("Ended")
 
@@ -80,6 +86,10 @@ class Manager:
     def __init__(self, settings: Settings, build: Build, connection: Connection) -> None:
         self.metrics = Metrics()
         self.health = Health()
+        key_file = settings.registry_webhook
+        self.webhook = Webhook(key_file, self.metrics.webhook) if key_file is not None else None
+        if self.webhook is not None:
+            self.health.known["registry webhook"] = self.webhook.problem
         self._settings = settings
         self._build = build
         self._connection = connection
@@ -130,6 +140,8 @@ class Manager:
         references: References[FleetKey] = References(client, controller.queue.add)
         reconciler = self._build(self._settings, client, references, controller.queue.add)
         self._check(controller, watches)
+        if self.webhook is not None and isinstance(reconciler, Waking):
+            self.webhook.leads(reconciler.wake)
         keeping = asyncio.create_task(lease.keep() if lease is not None else _for_ever(), name="the Lease")
         workers = self._workers(controller, reconciler)
         sources = [
@@ -147,6 +159,8 @@ class Manager:
                 await asyncio.wait(working, timeout=FINISH_S, return_when=asyncio.FIRST_COMPLETED)
             failures = [task for task in (keeping, *workers, *sources) if _failed(task, asked=stopped.done())]
         finally:
+            if self.webhook is not None:
+                self.webhook.leads(None)
             controller.queue.shut_down()
             await _end(*workers)
             await _end(keeping)

@@ -1,6 +1,7 @@
 """Prometheus metrics of the operator, under the names that client-go and controller-runtime gave them.
 
-So dashboards and alerts that people have for their other operators fit this one. Families that somebody registers with
+So dashboards and alerts that people have for their other operators fit this one. What those do not have is named
+`rayfleet_…`. Families that somebody registers with
 prometheus_client's own registry are shown too, as are those of the process.
 """
 
@@ -113,6 +114,38 @@ class RequestMetrics:
         self._seconds.labels(method, host).observe(seconds)
 
 
+WEBHOOK_RESULTS = (
+    "accepted",
+    "signature",
+    "stale",
+    "replayed",
+    "malformed",
+    "too_large",
+    "slow",
+    "no_key",
+    "standby",
+)
+"""What becomes of a delivery: taken, or why not."""
+
+
+class WebhookMetrics:
+    """What the registry's webhooks deliver."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._deliveries = Counter(
+            "rayfleet_registry_webhook_deliveries",
+            "Deliveries of the registry's webhooks, by what became of them.",
+            ("result",),
+            registry=registry,
+        )
+        for result in WEBHOOK_RESULTS:
+            self._deliveries.labels(result)
+
+    def delivered(self, result: str) -> None:
+        """Count one delivery; `result` is one of `WEBHOOK_RESULTS`."""
+        self._deliveries.labels(result).inc()
+
+
 class Metrics:
     """All of one operator process."""
 
@@ -120,6 +153,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.queue = QueueMetrics(self.registry, CONTROLLER)
         self.requests = RequestMetrics(self.registry)
+        self.webhook = WebhookMetrics(self.registry)
         self._reconciles = Counter(
             "controller_runtime_reconcile",
             "Reconciles, by how they ended.",

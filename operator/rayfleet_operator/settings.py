@@ -51,6 +51,11 @@ class Settings:
     """RAYFLEET_METRICS_PORT. GET /metrics; 0: any free port."""
     health_port: int = 8081
     """RAYFLEET_HEALTH_PORT. GET /healthz and /readyz; 0: any free port."""
+    registry_webhook: Path | None = None
+    """RAYFLEET_REGISTRY_WEBHOOK, the path of a file with the key that MLflow signs its webhooks with, or with several,
+    one a line. Left out: nothing listens for webhooks. The file need not be there yet, and may change."""
+    registry_webhook_port: int = 8083
+    """RAYFLEET_REGISTRY_WEBHOOK_PORT. POST /mlflow; 0: any free port."""
     concurrency: int = 8
     """RAYFLEET_CONCURRENCY. Fleets reconciled at a time. They mostly wait for the network, so it is not about CPUs."""
     resync_s: float = 60.0
@@ -92,6 +97,8 @@ class Settings:
             fleet_defaults=read("RAYFLEET_FLEET_DEFAULTS", _fleet_defaults, {}),
             metrics_port=read("RAYFLEET_METRICS_PORT", _whole(0, 65535), cls.metrics_port),
             health_port=read("RAYFLEET_HEALTH_PORT", _whole(0, 65535), cls.health_port),
+            registry_webhook=read("RAYFLEET_REGISTRY_WEBHOOK", _path, None),
+            registry_webhook_port=read("RAYFLEET_REGISTRY_WEBHOOK_PORT", _whole(0, 65535), cls.registry_webhook_port),
             concurrency=read("RAYFLEET_CONCURRENCY", _whole(1, 1000), cls.concurrency),
             resync_s=read("RAYFLEET_RESYNC", _duration(1, 86400), cls.resync_s),
             kube_qps=qps,
@@ -211,6 +218,13 @@ def _one_file(text: str) -> str:
     if os.pathsep in text:
         raise ValueError("name one file; lists of files are not merged")
     return text
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("write the whole path of a file, which begins with /")
+    return path
 
 
 def _fleet_defaults(text: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.namespaces == ()
     assert settings.leader_election
     assert (settings.metrics_port, settings.health_port) == (8080, 8081)
+    assert (settings.registry_webhook, settings.registry_webhook_port) == (None, 8083)
     assert settings.resync_s == 60
     assert settings.kubeconfig is None
     assert settings.dashboard_clients == ("rayfleet", "kuberay-operator", "kuberay")
@@ -38,6 +39,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "RAYFLEET_FLEET_DEFAULTS": str(defaults),
             "RAYFLEET_METRICS_PORT": "0",
             "RAYFLEET_HEALTH_PORT": "9999",
+            "RAYFLEET_REGISTRY_WEBHOOK": "/etc/webhook/key",
+            "RAYFLEET_REGISTRY_WEBHOOK_PORT": "7777",
             "RAYFLEET_CONCURRENCY": "3",
             "RAYFLEET_RESYNC": "1m30s",
             "RAYFLEET_KUBE_QPS": "7.5",
@@ -59,6 +62,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         fleet_defaults={"image": "registry.example/serving:1", "rayVersion": "2.60.0", "workerGroups": []},
         metrics_port=0,
         health_port=9999,
+        registry_webhook=Path("/etc/webhook/key"),
+        registry_webhook_port=7777,
         concurrency=3,
         resync_s=90,
         kube_qps=7.5,
@@ -79,6 +84,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         ("RAYFLEET_LEADER_ELECTION", "yes", "true or false"),
         ("RAYFLEET_METRICS_PORT", "80800", "from 0 to 65535"),
         ("RAYFLEET_HEALTH_PORT", "-1", "from 0 to 65535"),
+        ("RAYFLEET_REGISTRY_WEBHOOK", "key", "which begins with /"),
+        ("RAYFLEET_REGISTRY_WEBHOOK_PORT", "http", "from 0 to 65535"),
         ("RAYFLEET_CONCURRENCY", "0", "from 1 to 1000"),
         ("RAYFLEET_RESYNC", "60", "like 90s or 5m"),
         ("RAYFLEET_RESYNC", "1ms", "from 1s to 86400s"),

@@ -74,6 +74,10 @@ class FollowedModels:
                 found[model.metadata.name] = resolution
         return found
 
+    def wake(self, registered_model: str) -> None:
+        """Ask soon for the models whose URI names this registered model."""
+        self._resolutions.wake(registered_model)
+
     def forget(self, key: FleetKey) -> None:
         """The fleet is no more."""
         self._resolutions.forget(key)

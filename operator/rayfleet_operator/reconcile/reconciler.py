@@ -76,6 +76,10 @@ class FleetReconciler:
         for memory in self._memory.values():
             await memory.connections.close()
 
+    def wake(self, registered_model: str) -> None:
+        """Ask the registry soon for the models whose URI names this registered model."""
+        self._followed.wake(registered_model)
+
     async def reconcile(self, key: FleetKey) -> Result:
         """Raises KubeError, or a group of them; the caller tries again."""
         self._followed.check()
