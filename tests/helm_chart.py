@@ -24,6 +24,7 @@ VARIANTS: dict[str, Json] = {
         "serviceAccount": {"name": "123"},
         "leaderElection": {"leaseName": "456"},
         "mlflow": {"existingSecret": "yes"},
+        "registryWebhook": {"existingSecret": "012"},
         "priorityClassName": "789",
     },
     "replicas": {"replicas": 2},
@@ -55,6 +56,7 @@ VARIANTS: dict[str, Json] = {
         "leaderElection": {"leaseName": "turns"},
         "settings": {"concurrency": 16, "resync": "2m", "kubeQps": 12.5, "logLevel": "DEBUG", "logFormat": "text"},
         "mlflow": {"trackingUri": "https://mlflow.example.com", "existingSecret": "mlflow"},
+        "registryWebhook": {"existingSecret": "webhook", "port": 80},
         "env": [
             {"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"},
             {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "secret"}}},
@@ -78,7 +80,10 @@ VARIANTS: dict[str, Json] = {
         "priorityClassName": "system-cluster-critical",
         "podAnnotations": {"example.com/scrape": "yes"},
         "podLabels": {"example.com/pod": "yes"},
-        "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
+        "networkPolicy": {
+            "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+            "webhookFrom": [{"namespaceSelector": {"matchLabels": {"name": "mlflow"}}}],
+        },
         "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
     },
 }
@@ -112,4 +117,9 @@ def of_kind(manifests: list[Json], kind: str) -> list[Json]:
 def one(manifests: list[Json], kind: str) -> Json:
     """The one object of a kind."""
     (found,) = of_kind(manifests, kind)
+    return found
+
+
+def service_named(manifests: list[Json], name: str) -> Json:
+    (found,) = [service for service in of_kind(manifests, "Service") if service["metadata"]["name"] == name]
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helm_chart import CHART, NAMESPACE, ROOT, VARIANTS, HelmError, Json, helm, of_kind, one, template
+from helm_chart import CHART, NAMESPACE, ROOT, VARIANTS, HelmError, Json, helm, of_kind, one, service_named, template
 
 from .chart_files import CHART_YAML, VALUES
 from .operator_pod import settings
@@ -78,7 +78,8 @@ def test_labels_of_pods_hold_over_common_ones(rendered: dict[str, list[Json]]) -
 
 
 def test_a_service_monitor_finds_the_service(rendered: dict[str, list[Json]]) -> None:
-    monitor, service = one(rendered["everything"], "ServiceMonitor"), one(rendered["everything"], "Service")
+    monitor = one(rendered["everything"], "ServiceMonitor")
+    service = service_named(rendered["everything"], "models-metrics")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"

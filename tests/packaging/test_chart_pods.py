@@ -59,12 +59,15 @@ def test_fleets_let_the_operator_reach_ray(name: str, rendered: dict[str, list[J
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_operator_is_reached_for_metrics_and_probes_only(name: str, rendered: dict[str, list[Json]]) -> None:
+def test_the_operator_is_reached_for_metrics_probes_and_webhooks_only(
+    name: str, rendered: dict[str, list[Json]]
+) -> None:
     ports = {port["name"]: port["containerPort"] for port in pod(rendered[name])["containers"][0]["ports"]}
-    assert ports == {"metrics": 8080, "health": 8081}
+    webhook = {"webhook": 8083} if name in ("words", "everything") else {}
+    assert ports == {"metrics": 8080, "health": 8081} | webhook
     for policy in of_kind(rendered[name], "NetworkPolicy"):
         assert policy["spec"]["policyTypes"] == ["Ingress"]
-        assert [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]] == ["metrics", "health"]
+        assert [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]] == list(ports)
 
 
 def test_images_are_named_by_registry_tag_and_digest(rendered: dict[str, list[Json]]) -> None:

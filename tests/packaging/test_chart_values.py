@@ -32,6 +32,7 @@ def test_the_schema_lets_nothing_unknown_pass() -> None:
         "/affinity",
         "/topologySpreadConstraints/items",
         "/networkPolicy/metricsFrom/items",
+        "/networkPolicy/webhookFrom/items",
         "/global",
     }
 
@@ -95,6 +96,9 @@ def test_every_value_is_explained() -> None:
         ({"fleetDefaults": "none"}, "fleetDefaults"),
         ({"fleetDashboardClients": ["a,b"]}, "fleetDashboardClients"),
         ({"leaderElection": {"leaseName": "a.b"}}, "leaseName"),
+        ({"registryWebhook": {"existingSecret": "A secret"}}, "existingSecret"),
+        ({"registryWebhook": {"existingSecret": "a", "port": 65536}}, "registryWebhook/port"),
+        ({"registryWebhook": {"key": "hush"}}, "key"),
         ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "commonLabels/app.kubernetes.io~1name"),
         ({"podLabels": {"app.kubernetes.io/instance": "mine"}}, "podLabels/app.kubernetes.io~1instance"),
         ({"metrics": {"serviceMonitor": {"labels": {"helm.sh/chart": "mine"}}}}, "labels/helm.sh~1chart"),
