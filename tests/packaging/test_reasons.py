@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from helm_chart import ROOT
 
 from rayfleet_operator.plan import capacity, pods, status
-from rayfleet_operator.plan.conditions import Reason
+from rayfleet_operator.plan.conditions import NoticeReason, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.registry.errors import RegistryError
 
@@ -32,7 +32,7 @@ def test_every_reason_is_explained_and_exists() -> None:
         for reason in re.findall(r"`([A-Za-z]+)`", line.split("|")[1])
     }
     known = {
-        *map(str, (*Reason, *FleetReason)),
+        *map(str, (*Reason, *NoticeReason, *FleetReason)),
         *registry_reasons(),
         *pods._ORDER,
         capacity.REASON,
