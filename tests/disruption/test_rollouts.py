@@ -348,6 +348,13 @@ async def test_somebody_decides(ladder: Ladder) -> None:
     await ladder.until("version 2 has everything", lambda: ladder.settled(ALSO_GOOD))
     told = ladder.say("history").splitlines()
     assert ["Succeeded" in told[0], "Aborted" in told[1]] == [True, True]
+    ladder.say("rollback")
+    await ladder.until("version 1 has everything again", lambda: ladder.settled(GOOD))
+    ladder.say("retry")
+    await ladder.until("it begins anew", lambda: ladder.reason() == "Paused" and ladder.weights.get(ALSO_GOOD) == 10)
+    ladder.say("rollback")
+    await ladder.until("it is given up", lambda: ladder.given_up == "Aborted")
+    assert ladder.weights == {GOOD: 100}
 
 
 async def test_blue_green_can_be_tried_out_before_it_has_any_request(ladder: Ladder) -> None:

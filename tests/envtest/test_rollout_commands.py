@@ -127,23 +127,48 @@ SERVED = {
         ),
     ],
 }
+LEFT = "m-2/2026-01-02T00:00:00Z"
 
 
 def test_back_to_the_version_before_or_to_another_one(say: Say, control_plane: ControlPlane, namespace: str) -> None:
-    assert "a rollout is under way" in say("rollback").output
     tell(control_plane, namespace, SERVED)
     assert say("rollback").output == "digits: back to version 1.\n"
-    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/rollback": "2/1"}
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/rollback": f"{LEFT}/m-1"}
     assert say("rollback", "--to", "0").exit_code == 0
-    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/rollback": "2/0"}
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/rollback": f"{LEFT}/m-0"}
     refused = say("rollback", "--to", "7")
     assert (refused.exit_code, "can be gone back to: 1, 0" in refused.output) == (1, True)
-    assert "no candidate was given up" in say("retry").output, "the operator has not gone back yet"
 
-    gone_back = [{"name": "1", "modelId": "m-1", "app": "digits-old", "weight": 100, "state": "Ready"}]
-    tell(control_plane, namespace, {"versions": gone_back})
     assert say("retry").exit_code == 0
     assert annotations(model(control_plane, namespace)).keys() == {"rayfleet.io/retry"}
+    assert "no candidate was given up" in say("retry").output
+
+
+def test_a_retry_cannot_take_back_what_another_hand_wrote(
+    say: Say, control_plane: ControlPlane, namespace: str
+) -> None:
+    tell(control_plane, namespace, SERVED)
+    control_plane.kubectl("annotate", "md", "digits", "-n", namespace, f"rayfleet.io/rollback={LEFT}/m-1")
+    refused = say("retry")
+    assert (refused.exit_code, "by another hand" in refused.output) == (1, True)
+
+
+def test_under_way_going_back_is_to_give_the_candidate_up(
+    say: Say, control_plane: ControlPlane, namespace: str
+) -> None:
+    refused = say("rollback", "--to", "0")
+    assert (refused.exit_code, "abort ends it first" in refused.output) == (1, True)
+    assert say("rollback").output == "digits: back to version 1; the candidate is given up.\n"
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/abort": ATTEMPT}
+
+
+def test_what_has_every_request_is_not_promoted_by_mistake(
+    say: Say, control_plane: ControlPlane, namespace: str
+) -> None:
+    tell(control_plane, namespace, {"rollout": {**UNDER_WAY["rollout"], "stage": 2, "weight": 100}})  # type: ignore[dict-item]
+    refused = say("promote")
+    assert (refused.exit_code, "has every request" in refused.output) == (1, True)
+    assert annotations(model(control_plane, namespace)) == {}
 
 
 def test_a_pause_is_a_field_and_says_nothing_of_commands(say: Say, control_plane: ControlPlane, namespace: str) -> None:

@@ -59,3 +59,15 @@ def test_a_file_that_cannot_be_read_changes_nothing(commands: Commands, tmp_path
     assert commands.said["digits"].paused
     (tmp_path / "127.0.0.1_8000.commands").write_text(text)
     assert commands.said["digits"].paused
+
+
+def test_a_later_up_hears_of_a_pause_and_of_nothing_else(commands: Commands, tmp_path: Path) -> None:
+    commands.say("digits", Said(rollback="m-2/t/m-1", paused=True))
+    commands.say("faces", Said(abort="faces-1/t", paused=False))
+    later = Commands(tmp_path / "127.0.0.1_8000.commands")
+    later.begin()
+    assert later.said == {"digits": Said(paused=True)}
+    later.say("digits", Said(paused=False))
+    later.begin()
+    assert list(tmp_path.iterdir()) == []
+    later.begin()

@@ -157,13 +157,30 @@ def test_a_candidate_that_cannot_be_reached_just_now_gets_no_more(
 ) -> None:
     model = Model(spec).at(stage)
     model.spec = rollout(CANARY)
-    model.look(3600, reachable=False)
+    model.look(1, reachable=False)
+    assert model.reason == "Holding", "while the clock runs that is no news"
+    model.look(3600)
     assert (model.weight, model.reason) == (weight, "Deploying")
     model.look(command=Command(promote=f"@/{stage}"))
     model.look(command=Command(promote="@/all"))
     assert model.weight == weight, "whoever promotes it means one that answers"
     model.look(command=Command(), reachable=True)
     assert model.weight > weight
+
+
+def test_the_version_before_goes_though_the_candidate_waits_for_what_it_holds() -> None:
+    model = Model(CANARY).at(2)
+    model.look(3600, reachable=False)
+    assert (model.mark, model.weight) == (None, 100)
+
+
+def test_what_waits_for_somebody_says_so_though_nothing_reaches_the_candidate() -> None:
+    model = Model(CANARY, onFailure="Pause").at(0)
+    model.look(1, reachable=False, lost=True)
+    model.look(20)
+    assert model.reason == "Paused"
+    assert model.decision is not None
+    assert "promote it or abort it" in model.decision.message
 
 
 def test_a_strategy_that_is_edited_under_way_goes_on_from_its_weight() -> None:

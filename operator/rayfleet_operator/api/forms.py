@@ -87,9 +87,12 @@ class Form:
         return failure(f"{shown(value)} is not {self.what}", f"write it like {self.example}")
 
 
+CREDENTIALS = re.compile(r"(?<=://)[^/]*@")
+
+
 def shown(value: object) -> str:
-    """The value in a message, shortened; nothing for a null."""
-    whole = "nothing" if value is None else repr(value)
+    """The value in a message, shortened, and without what stands before the @ of an address; nothing for a null."""
+    whole = "nothing" if value is None else CREDENTIALS.sub("***@", repr(value))
     return whole if len(whole) <= 80 else f"{whole[:77]}..."
 
 

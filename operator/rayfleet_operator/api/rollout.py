@@ -157,8 +157,9 @@ class Rollout(ApiModel):
             check=lambda rollout: (
                 rollout.strategy != "Immediate" or not (rollout.paused or rollout.model_fields_set & STAGED)
             ),
-            message="an Immediate rollout has no stages for the other fields to have an effect on",
-            right="leave them out, or use Canary or BlueGreen",
+            message="the strategy is Immediate (as when none is written), which has no stages for the other fields to"
+            " have an effect on",
+            right="write Canary or BlueGreen, or leave them out",
             field="strategy",
         ),
     )

@@ -135,9 +135,9 @@ class VersionOutcome(StatusModel):
     """Where the bytes are; empty where it did not get every request, or that is not known."""
     digest: Annotated[str, Field(max_length=128)] = ""
     """Digest of the bytes, where it is known before they are downloaded."""
-    outcome: Literal["Succeeded", "RolledBack", "Superseded"]
-    """Succeeded: it got every request. RolledBack: it was given up. Superseded: another one was wanted before it had
-    come to an end."""
+    outcome: Literal["Succeeded", "WentBack", "RolledBack", "Superseded"]
+    """Succeeded: it got every request. WentBack: it did because somebody went back to it. RolledBack: it was given up.
+    Superseded: another one was wanted before it had come to an end."""
     ended: Annotated[str, Field(max_length=64)]
     """When."""
     message: Annotated[str, Field(max_length=1024)] = ""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfleet_operator.api.timestamp import stamp
-from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION, annotated
+from rayfleet_operator.plan.conditions import Reason
+from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
 from rayfleet_operator.plan.rollout import (
     ABORT_ANNOTATION,
     PROMOTE_ANNOTATION,
@@ -87,7 +88,12 @@ def history(model: str, **where: Any) -> None:
 def promote(model: str, every: bool, **where: Any) -> None:
     """Go on to the next step now, whatever the clock says and whatever is not concluded yet."""
     place = _at(**where)
-    candidate = _under_way(place.model(model))
+    found = place.model(model)
+    candidate = _under_way(found)
+    if candidate.weight == 100 and not found.progress.startswith(Reason.PAUSED):
+        raise click.ClickException(
+            f"{model}: the candidate has every request. The version before stands by until scaleDownDelay is over"
+        )
     step = "all" if every else str(candidate.stage)
     place.annotate(model, {PROMOTE_ANNOTATION: promotion(candidate.mark, step)})
     click.echo(f"{model}: the candidate goes on {'to the end' if every else 'to the next step'}.")
@@ -109,20 +115,25 @@ def abort(model: str, **where: Any) -> None:
 def rollback(model: str, to: str | None, **where: Any) -> None:
     """Go back at once to a version that had every request before.
 
-    It holds until the registry means another version, or until somebody says `retry`.
+    It holds until the registry means another version, or until somebody says `retry`. While a candidate is on its way,
+    or has every request and the version before stands by, it is the same as `abort`.
     """
     place = _at(**where)
     found = place.model(model)
-    if found.rollout is not None and not found.rollout.ended:
-        raise click.ClickException(f"{model}: a rollout is under way; rayfleet rollout abort ends it")
-    if found.resolved is None:
-        raise click.ClickException(f"{model}: it is not known which version its URI means")
-    known = [each.version for each in found.back]
+    told = found.rollout
+    if told is not None and not told.ended:
+        before = next((each.name for each in found.versions if each.app == told.stable), "before")
+        if to not in (None, before):
+            raise click.ClickException(f"{model}: a rollout is under way; rayfleet rollout abort ends it first")
+        place.annotate(model, {ABORT_ANNOTATION: attempt(told.mark)})
+        click.echo(f"{model}: back to version {before}; the candidate is given up.")
+        return
+    known = dict(reversed(found.back))
     if not known or (to is not None and to not in known):
-        names = ", ".join(known) or "none"
+        names = ", ".join(version for version, _ in found.back) or "none"
         raise click.ClickException(f"{model}: versions that had every request and can be gone back to: {names}")
-    version = to or known[0]
-    place.annotate(model, {ROLLBACK_ANNOTATION: annotated(found.resolved.version, version)})
+    version = to or found.back[0][0]
+    place.annotate(model, {ROLLBACK_ANNOTATION: known[version]})
     click.echo(f"{model}: back to version {version}.")
 
 
@@ -135,6 +146,10 @@ def retry(model: str, **where: Any) -> None:
     if not found.gone_back and (found.rollout is None or not found.rollout.ended):
         raise click.ClickException(f"{model}: no candidate was given up; rayfleet rollout status says how things stand")
     place.annotate(model, {RETRY_ANNOTATION: stamp(datetime.now(UTC))})
+    if found.gone_back and place.model(model).gone_back:
+        raise click.ClickException(
+            f"{model}: {ROLLBACK_ANNOTATION} was put there by another hand than this command; take it out there"
+        )
     click.echo(f"{model}: the candidate is tried again.")
 
 
@@ -175,7 +190,8 @@ def _under_way(found: Model) -> RolloutStatus:
 def _text(found: Model) -> str:
     lines = [f"{found.name}: {found.progress}"]
     for version in found.versions:
-        lines.append(f"  version {version.name}: {version.weight} % of the requests, {version.state}")
+        why = f": {version.message}" if version.message and version.state == "Failed" else ""
+        lines.append(f"  version {version.name}: {version.weight} % of the requests, {version.state}{why}")
     if found.rollout is not None:
         told = found.rollout
         lines.append(f"  {'given up, ' + told.ended if told.ended else 'rollout'}: {told.message}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,14 @@ from rayfleet_operator.local import state
 from rayfleet_operator.local.commands import ANNOTATIONS, Commands, Said
 from rayfleet_operator.local.state import Up
 from rayfleet_operator.plan import rollback
-from rayfleet_serving.config import ModelIdentity
 
 MANAGER = "rayfleet-rollout"
 """Field manager of what these commands write, so that each takes back what the one before said."""
 
 KIND = f"modeldeployments.{GROUP}"
+
+KLOG = re.compile(r"[EWI][0-9]{4} [0-9:.]+ ")
+"""How lines of kubectl's own log begin, which tell its makers something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +49,15 @@ class Model:
     rollout: RolloutStatus | None
     resolved: ResolvedModel | None
     """What the URI means."""
-    back: Sequence[ModelIdentity]
-    """Versions that can be gone back to, the newest first."""
+    back: Sequence[tuple[str, str]]
+    """Versions that can be gone back to, the newest first, each with the annotation that says so."""
+    gone_back: bool
+    """Somebody went back, and that holds."""
     history: Sequence[VersionOutcome]
 
-    @property
-    def gone_back(self) -> bool:
-        """Whether another version than the one that the URI means has every request, and none is to take over."""
-        has_all = next((each.name for each in self.versions if each.weight == 100), None)
-        return self.resolved is not None and has_all is not None and has_all != self.resolved.version
-
     @classmethod
-    def of(cls, name: str, status: ModelDeploymentStatus) -> Model:
-        """From its status."""
+    def of(cls, name: str, status: ModelDeploymentStatus, back: str) -> Model:
+        """From its status, and what its annotation for going back says."""
         told = next((each for each in status.conditions if each.type == "Progressing"), None)
         progress = f"{told.reason}: {told.message}" if told is not None else "nothing is known yet"
         return cls(
@@ -68,6 +67,7 @@ class Model:
             rollout=status.rollout,
             resolved=status.resolved,
             back=rollback.earlier(status),
+            gone_back=rollback.word(back, status) is not None,
             history=status.history,
         )
 
@@ -118,7 +118,7 @@ class Local:
     def model(self, name: str) -> Model:
         for up in state.running(self._folder):
             if up.url == self._up.url and name in up.status.statuses:
-                return Model.of(name, up.status.statuses[name])
+                return Model.of(name, up.status.statuses[name], self._commands.said.get(name, Said()).rollback)
         known = ", ".join(sorted(self._up.status.statuses)) or "none"
         raise click.ClickException(f"the rayfleet up at {self._up.url} serves no model {name!r}; it serves {known}")
 
@@ -128,6 +128,11 @@ class Local:
         self._say(name, Said(**said, paused=before.paused))
 
     def pause(self, name: str, *, paused: bool) -> None:
+        shown = next((each for each in self._up.status.models if each.name == name), None)
+        if shown is not None and not shown.staged:
+            raise click.ClickException(
+                f"{name}: spec.rollout.strategy is Immediate, which has no stages to stay at; write Canary or BlueGreen"
+            )
         before = self._commands.said.get(name, Said())
         self._say(name, before.model_copy(update={"paused": paused}))
 
@@ -143,11 +148,13 @@ class Kubernetes:
 
     def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: str | None) -> None:
         given = {"--namespace": namespace, "--context": context, "--kubeconfig": kubeconfig}
+        self._why = "" if any(given.values()) else "no rayfleet up runs here, so kubectl was asked: "
         self._options = [word for option, value in given.items() if value for word in (option, value)]
 
     def model(self, name: str) -> Model:
         found = json.loads(self._kubectl("get", KIND, name, "-o", "json"))
-        return Model.of(name, ModelDeploymentStatus.model_validate(found.get("status") or {}))
+        back = (found["metadata"].get("annotations") or {}).get(rollback.ROLLBACK_ANNOTATION, "")
+        return Model.of(name, ModelDeploymentStatus.model_validate(found.get("status") or {}), back)
 
     def annotate(self, name: str, annotations: Mapping[str, str]) -> None:
         self._apply(name, {"annotations": dict(annotations)}, {}, MANAGER)
@@ -173,5 +180,6 @@ class Kubernetes:
             [program, *arguments, *self._options], input=stdin, capture_output=True, text=True, check=False
         )
         if ran.returncode:
-            raise click.ClickException(harmless(ran.stderr.strip() or ran.stdout.strip()))
+            said = [line for line in (ran.stderr or ran.stdout).splitlines() if line and not KLOG.match(line)]
+            raise click.ClickException(self._why + harmless("\n".join(said)))
         return ran.stdout

@@ -1,7 +1,7 @@
 """What `rayfleet rollout` says to a running `up`: one small file beside the one in which `up` tells how things stand.
 
 It says what annotations and `spec.rollout.paused` would say in a ModelDeployment, and goes before what the files say.
-It names the attempt that it is about, so what stands in it from an earlier `up` is nothing to a later one.
+What was said to an earlier `up` is nothing to a later one, but for a pause.
 """
 
 from __future__ import annotations
@@ -71,10 +71,22 @@ class Commands:
 
     def say(self, model: str, said: Said) -> None:
         """Replace the file as a whole. Raises OSError."""
-        text = _File(models={**self.said, model: said}).model_dump_json(indent=1)
+        self._write({**self.said, model: said})
+
+    def _write(self, models: dict[str, Said]) -> None:
+        if not models:
+            self._path.unlink(missing_ok=True)
+            return
+        text = _File(models=models).model_dump_json(indent=1)
         with tempfile.NamedTemporaryFile("w", dir=self._path.parent, suffix=".tmp", delete=False) as file:
             file.write(text)
         Path(file.name).replace(self._path)
+
+    def begin(self) -> None:
+        """Forget what was said to an earlier `up`, but for a pause: that is a state that somebody wants. Raises
+        OSError."""
+        kept = {name: Said(paused=True) for name, said in self.said.items() if said.paused}
+        self._write(kept)
 
     def applied(self, models: Sequence[ModelDeployment]) -> list[ModelDeployment]:
         """The models with what was said to them."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.api.status import ModelDeploymentStatus
-from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.api.types import ModelDeployment, ModelDeploymentSpec
 from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
@@ -92,7 +92,7 @@ class Loop:
         wanted = self._sources.wanted
         applications, routers = await asyncio.gather(self._serve.applications(), self._routers.states())
         now = datetime.now(UTC)
-        models = self._commands.applied(wanted.models)
+        models = [self._with_status(model) for model in self._commands.applied(wanted.models)]
         self._observed = observe.fleet(applications, routers, self._observed, now)
         decided = plan(
             fleet=wanted.fleet,
@@ -142,7 +142,7 @@ class Loop:
         planned = {each.name: each for each in decided.models}
         return {
             (name := model.metadata.name): status.model_status(
-                model.model_copy(update={"status": self._statuses.get(name, ModelDeploymentStatus())}),
+                model,
                 planned[name],
                 url=f"{self._url}/{name}",
                 resolution=self._resolutions.known.get(name),
@@ -154,13 +154,19 @@ class Loop:
             for model in models
         }
 
+    def _with_status(self, model: ModelDeployment) -> ModelDeployment:
+        """The model with what was told of it last."""
+        told = self._statuses.get(model.metadata.name, ModelDeploymentStatus())
+        return model.model_copy(update={"status": told})
+
     def _shown(self, decided: FleetPlan) -> tuple[ShownModel, ...]:
-        uris = {model.metadata.name: model.spec.model.uri for model in self._sources.wanted.models}
+        specs = {model.metadata.name: model.spec for model in self._sources.wanted.models}
         before = {model.name: model for model in self._models}
-        return tuple(_shown_model(model, uris.get(model.name, ""), before.get(model.name)) for model in decided.models)
+        return tuple(_shown_model(model, specs.get(model.name), before.get(model.name)) for model in decided.models)
 
 
-def _shown_model(model: ModelPlan, uri: str, before: ShownModel | None) -> ShownModel:
+def _shown_model(model: ModelPlan, spec: ModelDeploymentSpec | None, before: ShownModel | None) -> ShownModel:
+    """`spec` None: the model is deleted, and only its last requests are left."""
     conditions = tuple(
         ShownCondition(type=each.type, status=each.status, reason=each.reason, message=each.message)
         for each in model.conditions
@@ -170,7 +176,8 @@ def _shown_model(model: ModelPlan, uri: str, before: ShownModel | None) -> Shown
     ]
     return ShownModel(
         name=model.name,
-        uri=uri,
+        uri=spec.model.uri if spec is not None else "",
+        staged=spec is not None and spec.rollout.strategy != "Immediate",
         conditions=conditions,
         versions=tuple(
             ShownVersion(

@@ -177,6 +177,8 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
         view.say(f"Ray runs on this machine only. Its dashboard is {ray.dashboard}, its token in {ray.token_path}")
         if not own.haproxy:
             view.say(WITHOUT_HAPROXY)
+    commands = Commands(state.commands_path(state.state_folder(request.environ), request.url))
+    commands.begin()
     async with ServeClient(ray.dashboard, token=ray.token) as client, RouterClient(request.url) as routers:
         loop = Loop(
             sources=request.sources,
@@ -185,7 +187,7 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
             routers=routers,
             options=request.options,
             publish=publish,
-            commands=Commands(state.commands_path(state.state_folder(request.environ), request.url)),
+            commands=commands,
             url=request.url,
         )
         await stop.unless(_until_ray_ends(loop, ray))

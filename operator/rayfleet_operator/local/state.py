@@ -57,6 +57,8 @@ class ShownModel(Shown):
     versions: tuple[ShownVersion, ...]
     since: datetime
     """When the conditions last changed, apart from their messages."""
+    staged: bool = False
+    """Whether a new version takes over by stages."""
 
     def condition(self, type_: str) -> ShownCondition:
         return next(each for each in self.conditions if each.type == type_)

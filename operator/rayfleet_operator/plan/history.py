@@ -9,12 +9,15 @@ from typing import Literal
 from rayfleet_operator.api.status import ModelDeploymentStatus, ResolvedModel, RolloutStatus, VersionOutcome
 from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.plan.model import ModelPlan
+from rayfleet_operator.plan.rollback import HAD_ALL
 
 KEPT = 10
+GONE_BACK_TO = 4
+"""Of these, versions that had every request: the one that is gone back from and some before it."""
 MAX_MESSAGE = 1024
 MAX_ROLLOUT_MESSAGE = 4096
 
-Outcome = Literal["Succeeded", "RolledBack", "Superseded"]
+Outcome = Literal["Succeeded", "WentBack", "RolledBack", "Superseded"]
 
 
 def rollout_status(planned: ModelPlan) -> RolloutStatus | None:
@@ -43,6 +46,7 @@ def history(
     resolved: ResolvedModel | None,
     planned: ModelPlan,
     now: datetime,
+    back_to: str | None = None,
 ) -> list[VersionOutcome]:
     """The history with what has just come to an end, the newest first.
 
@@ -53,26 +57,37 @@ def history(
         before: as it was written last.
         after: the rollout as it is now.
         resolved: what the URI means.
+        back_to: model id of the version that somebody went back to.
     """
     kept = list(before.history)
-    ended = _ended(before, after, planned) or _took_over(before, after, planned)
+    ended = _ended(before, after, planned) or _took_over(before, after, planned, back_to)
     if ended is not None:
-        if ended.outcome == "Succeeded":
+        if ended.outcome in HAD_ALL:
             ended = ended.model_copy(update=_whereabouts(ended.model_id, before, resolved))
         kept.insert(0, ended.model_copy(update={"ended": stamp(now)}))
-    return kept[:KEPT]
+    return _shortened(kept)
 
 
-def _took_over(before: ModelDeploymentStatus, after: RolloutStatus | None, planned: ModelPlan) -> VersionOutcome | None:
+def _shortened(kept: list[VersionOutcome]) -> list[VersionOutcome]:
+    """The newest, but never without versions to go back to, however many were given up since."""
+    while len(kept) > KEPT:
+        spared = [each for each in kept if each.outcome in HAD_ALL][:GONE_BACK_TO]
+        kept.remove(next(each for each in reversed(kept) if not any(each is one for one in spared)))
+    return kept
+
+
+def _took_over(
+    before: ModelDeploymentStatus, after: RolloutStatus | None, planned: ModelPlan, back_to: str | None
+) -> VersionOutcome | None:
     """A version that has got every request without stages: the first one, one that took over at once, or one that
     somebody went back to."""
     if before.rollout is not None or after is not None or not planned.serving:
         return None
-    last = next((each for each in before.history if each.outcome == "Succeeded"), None)
+    last = next((each for each in before.history if each.outcome in HAD_ALL), None)
     holder = next((version for version in planned.versions if version.weight == 100), None)
     if holder is None or (last is not None and last.model_id == holder.model_id):
         return None
-    return _outcome(before, planned, holder.app, "Succeeded", "")
+    return _outcome(before, planned, holder.app, "WentBack" if holder.model_id == back_to else "Succeeded", "")
 
 
 def _whereabouts(model_id: str, before: ModelDeploymentStatus, resolved: ResolvedModel | None) -> dict[str, str]:

@@ -164,7 +164,7 @@ def _step(
         mark = mark.model_copy(update={"why": fault[1]})
     if not mark.since and facts.held:
         mark = mark.model_copy(update={"since": stamp(facts.now)})
-    elif mark.since and facts.held and not facts.frozen and facts.reachable and _promoted(facts, mark, stages, at):
+    elif mark.since and facts.held and not facts.frozen and _promoted(facts, mark, stages, at):
         return _advance(mark, stages, at, "somebody promoted it", verdict)
 
     waits = _waits(rollout, facts, mark, stages[at], weight, verdict)
@@ -181,7 +181,15 @@ def _promoted(facts: RolloutFacts, mark: RolloutMark, stages: tuple[Stage, ...],
     """Whoever says "all" wants every step behind; how long the version before stands by is another matter."""
     last = at == len(stages) - 1
     said = facts.command.promote
+    if facts.lost or not _may_go_on(facts, facts.weight):
+        return False
     return said == promotion(mark, str(at)) or (said == promotion(mark, "all") and not last)
+
+
+def _may_go_on(facts: RolloutFacts, weight: int) -> bool:
+    """Whether the candidate can be given more. Where it has everything, only the version before is at stake, which may
+    hold what the candidate waits for."""
+    return weight == 100 or facts.reachable
 
 
 def _fault(facts: RolloutFacts, mark: RolloutMark, verdict: Verdict | None) -> tuple[str, str] | None:
@@ -204,8 +212,6 @@ def _waits(
     if not facts.held:
         # Nothing moves while nobody knows what some router holds.
         return Reason.WAITING_FOR_ROUTERS, "not every router says that it holds these weights"
-    if not facts.reachable:
-        return Reason.DEPLOYING, "not every router reaches the candidate"
     if mark.why:
         return Reason.PAUSED, f"{mark.why}; promote it or abort it"
     if rollout.paused:
@@ -218,6 +224,8 @@ def _waits(
     # Once it has every request, only how long the version before stands by is at stake: that ends by the clock.
     if verdict is not None and verdict.outcome == Outcome.INCONCLUSIVE and weight < 100:
         return Reason.INCONCLUSIVE, f"nothing can be concluded yet: {verdict.message}"
+    if not _may_go_on(facts, weight):
+        return Reason.DEPLOYING, "not every router reaches the candidate, or it is not running"
     return None
 
 

@@ -17,13 +17,14 @@ from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.status import ModelDeploymentStatus, ModelFleetStatus, ResolvedModel, VersionStatus
 from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity, conditions, history
+from rayfleet_operator.plan import capacity, conditions, history, rollback
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
+from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
 from rayfleet_operator.plan.versions import DRAINING, FAILED, UNKNOWN, VersionPlan
 
 MAX_VERSION_MESSAGE = 4096
@@ -79,6 +80,8 @@ def model_status(
         explained = as_before(model.status.conditions, explained, generation)
     untold = any(version.state == UNKNOWN for version in planned.versions)
     before = {version.app: version for version in model.status.versions}
+    said = rollback.word(model.metadata.annotations.get(ROLLBACK_ANNOTATION, ""), model.status)
+    back_to = said.to.model_id if said is not None and said.to is not None else None
     rolling, resolved = history.rollout_status(planned), _resolved(model, resolution)
     return ModelDeploymentStatus(
         observed_generation=generation,
@@ -88,7 +91,7 @@ def model_status(
         replicas=model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions),
         versions=[_version(version, before.get(version.app)) for version in planned.versions][:16],
         rollout=rolling,
-        history=history.history(model.status, rolling, resolved, planned, now),
+        history=history.history(model.status, rolling, resolved, planned, now, back_to),
     )
 
 

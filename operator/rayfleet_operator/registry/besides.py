@@ -1,17 +1,18 @@
 """What a server is asked only so that people are told: seldom, in bounded time, and never to a version's harm.
 
-Which version a URI means is known before. An answer that does not come leaves untold what it would have said.
+Which version a URI means is known before. An answer that does not come leaves told what was told before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 from rayfleet_operator.plan.observed import Notice
 from rayfleet_operator.registry import notices
 from rayfleet_operator.registry.answers import RegisteredModel, Version, Versions
-from rayfleet_operator.registry.errors import RegistryError
+from rayfleet_operator.registry.errors import RegistryError, RegistryUnreachable
 from rayfleet_operator.registry.known import Known
 from rayfleet_operator.registry.server import Rejection, TrackingServer
 from rayfleet_operator.registry.uri import RegistryUri
@@ -22,6 +23,8 @@ WITHIN_S = 2.0
 PAGE = 500
 """Versions in one answer, of about a kilobyte each."""
 PAGES = 4
+SILENT_S = 60.0
+"""For how long a server whose answer did not come is asked nothing of this kind: one wait is enough for all models."""
 
 _RUN_LOCATION = re.compile(r"/([0-9a-f]{32})/artifacts/(.+)$")
 
@@ -59,6 +62,8 @@ async def _stage(server: TrackingServer, known: Known, model: RegisteredModel, h
     before = known.stages.get((name, stage))
     if before is not None and before[0] == model.last_updated_timestamp:
         return before[1]
+    if _silent(known):
+        return _led_by(highest, (known.stages.last((name, stage)) or (0, ()))[1])
     quote = '"' if "'" in name else "'"
     params: dict[str, str | int] = {"filter": f"name = {quote}{name}{quote}", "max_results": PAGE}
     found: list[int] = []
@@ -70,11 +75,12 @@ async def _stage(server: TrackingServer, known: Known, model: RegisteredModel, h
                 if not page.next_page_token:
                     break
                 params["page_token"] = page.next_page_token
-    except (TimeoutError, Rejection, RegistryError):
+    except (TimeoutError, RegistryUnreachable):
+        _quieten(known)
+        return _led_by(highest, (known.stages.last((name, stage)) or (0, ()))[1])
+    except (Rejection, RegistryError):
         found = []
-    versions = tuple(sorted(found, reverse=True))
-    # Where something was moved between the two answers, the next ones tell of it.
-    versions = versions if versions[:1] == (highest.version,) else ()
+    versions = _led_by(highest, tuple(sorted(found, reverse=True)))
     known.stages.put((name, stage), (model.last_updated_timestamp, versions))
     return versions
 
@@ -89,15 +95,33 @@ async def _changed(
     before = known.changed.get(version)
     if before is not None:
         return before
+    said = known.changed.last(version) or ()
+    if _silent(known):
+        return said
     run_id, path = where[1], where[2]
-    found: tuple[Notice, ...] = ()
     # By its path, which the server kept as it was written, such a version is known by its content.
     followed = version.source.startswith("runs:/")
     try:
         async with asyncio.timeout(WITHIN_S):
             mlmodel = await server.run_artifact(run_id, f"{path}/MLmodel")
             found = tuple(notices.changed(version, run_id, path, mlmodel, followed=followed))
-    except (TimeoutError, Rejection, RegistryError):
-        found = ()
+    except (TimeoutError, RegistryUnreachable):
+        _quieten(known)
+        return said
+    except (Rejection, RegistryError):
+        found = said
     known.changed.put(version, found)
     return found
+
+
+def _led_by(highest: Version, versions: tuple[int, ...]) -> tuple[int, ...]:
+    """() where something was moved between two answers: the next ones tell of it."""
+    return versions if versions[:1] == (highest.version,) else ()
+
+
+def _silent(known: Known) -> bool:
+    return time.monotonic() < known.silent_until
+
+
+def _quieten(known: Known) -> None:
+    known.silent_until = time.monotonic() + SILENT_S

@@ -29,6 +29,11 @@ class Memory(Generic[Key, Value]):
         found = self._known.get(key)
         return found[1] if found is not None and found[0] > time.monotonic() else None
 
+    def last(self, key: Key) -> Value | None:
+        """What was known, however long ago."""
+        found = self._known.get(key)
+        return found[1] if found is not None else None
+
     def put(self, key: Key, value: Value) -> None:
         if len(self._known) >= MOST:
             self._known.clear()
@@ -44,6 +49,8 @@ class Known:
         """What each version is."""
         self.changed: Memory[Version, tuple[Notice, ...]] = Memory()
         """What there is to be told of its files."""
+        self.silent_until = 0.0
+        """Until when nothing is asked that is only told, on the monotonic clock: something did not answer."""
         self.stages: Memory[tuple[str, str], tuple[int, tuple[int, ...]]] = Memory()
         """Of a model's name and a stage: when something of the model last changed, and the versions in the stage then,
         the highest first."""
