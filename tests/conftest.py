@@ -1,4 +1,5 @@
-"""Programs that take minutes to build are built before any test's time runs."""
+"""Programs that take minutes to build are built before any test's time runs, and no test is about how fast this machine
+is."""
 
 from __future__ import annotations
 
@@ -6,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from cluster.binaries import GROUPS, build
+from hypothesis import HealthCheck, settings
+
+# Whether inputs are slow to make says more of what else the machine does than of the test.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 HERE = Path(__file__).parent
 NEEDED = {

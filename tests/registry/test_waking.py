@@ -146,9 +146,9 @@ def test_who_is_woken_while_asked_for_is_asked_for_again() -> None:
 
     class Slow(Scripted):
         async def resolve_all(
-            self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}
+            self, models: Mapping[Any, Model], access: Mapping[Any, Access] = {}, before: Mapping[Any, str] = {}
         ) -> dict[Any, Outcome]:
-            answer = await super().resolve_all(models, access)
+            answer = await super().resolve_all(models, access, before)
             await asyncio.sleep(10)
             return answer
 
