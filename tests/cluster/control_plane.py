@@ -227,7 +227,7 @@ class ControlPlane:
         pair = credentials or self._keys.admin
         context = ssl.create_default_context(cafile=str(self._keys.authority.pair.certificate))
         context.load_cert_chain(pair.certificate, pair.key)
-        return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=10)
+        return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=60)
 
     def compact(self) -> int:
         """Forget every earlier revision in etcd and answer the current one.
