@@ -138,6 +138,13 @@ def test_it_holds_whatever_else_the_registry_says(resolution: Resolution | None)
     assert not isinstance(resolution, ResolutionProblem) or meant.message.endswith(resolution.message)
 
 
+def test_it_moves_nothing_that_has_to_stay_for_another_reason() -> None:
+    story = after_two()
+    (said,) = back(story).values()
+    held = ResolutionProblem("InsufficientCapacity", "no worker is so large", held=True)
+    assert rollback.applied([told(story, said)], {"digits": held})[1] == {"digits": held}
+
+
 def test_another_model_of_the_same_version_is_not_meant() -> None:
     story = after_two()
     (said,) = back(story).values()

@@ -23,7 +23,7 @@ GIB = 2**30
 def misfits(models: Sequence[ModelDeployment], spec: ModelFleetSpec) -> dict[str, ResolutionProblem]:
     """The models of which not one replica fits on any worker, by name. Giving them to Ray would be of no use."""
     return {
-        model.metadata.name: ResolutionProblem(REASON, problem)
+        model.metadata.name: ResolutionProblem(REASON, problem, held=True)
         for model in models
         if (problem := _misfit(model.spec.resources, spec.worker_groups)) is not None
     }

@@ -58,6 +58,8 @@ class ResolutionProblem:
     last: ModelIdentity | None = None
     """What this very URI resolved to before, where the registry says nothing of it now: it is out of reach, or does not
     let itself be asked. None where the URI never resolved, or where the registry says that it no longer does."""
+    held: bool = False
+    """Nothing may move, whatever the URI means: it is not the registry that says this."""
 
 
 @dataclass(frozen=True)

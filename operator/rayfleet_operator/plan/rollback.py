@@ -80,6 +80,8 @@ def _back(model: ModelDeployment, resolution: Resolution | None) -> ResolutionPr
     meant = identity_of(resolution)
     if said is None or (meant is not None and meant.model_id != said.left.model_id):
         return None
+    if isinstance(resolution, ResolutionProblem) and resolution.held:
+        return None
     if said.to is None:
         text = f"{ROLLBACK_ANNOTATION} names a version that status.history does not know to have had every request"
         return ResolutionProblem(Reason.VERSION_UNKNOWN, text, meant) if meant is not None else None

@@ -152,7 +152,8 @@ class FleetReconciler:
         )
         resolutions = self._followed.follow(key, models, known.access, but=invalid.keys())
         resolutions |= capacity.misfits(models, meant.spec) | invalid
-        resolutions |= {name: ResolutionProblem(MOVING, "it is served by another fleet soon") for name in moving}
+        elsewhere = ResolutionProblem(MOVING, "it is served by another fleet soon", held=True)
+        resolutions |= dict.fromkeys(moving, elsewhere)
         live_inputs = annotation(seen.found.ray_service, INPUTS_ANNOTATION)
         deadline = timedelta(seconds=meant.spec.progress_deadline_seconds)
         held = live_inputs not in ("", meant.inputs) and switch.fragile(seen.clusters, deadline, seen.now)

@@ -130,7 +130,7 @@ def parsed(models: Mapping[str, Json]) -> tuple[list[ModelDeployment], dict[str,
         try:
             good.append(_read(obj))
         except ValidationError as error:
-            problems[name] = ResolutionProblem(Reason.INVALID_SPEC, described(error))
+            problems[name] = ResolutionProblem(Reason.INVALID_SPEC, described(error), held=True)
             good.append(_bare(obj))
     return good, problems
 
