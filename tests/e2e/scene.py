@@ -168,13 +168,22 @@ class Scene:
         return status, json.loads(text) if text.startswith(("{", "[")) else text
 
     def answers(self, fleet: str, model: str, value: float, *, seconds: float = 0.0) -> None:
-        """The model answers `value`, by itself within `seconds`, and then twice more."""
-        wanted = (200, {"predictions": [value]})
-        path = f"/{model}/invocations"
+        """The model answers `value` three times in a row, at once or within `seconds`: a Service that was made again
+        has another address, and for a moment some are still led to the old one."""
+        wanted, found = (200, {"predictions": [value]}), None
+
+        def thrice() -> bool:
+            nonlocal found
+            for _ in range(3):
+                found = self.ask(fleet, f"/{model}/invocations", ROWS)
+                if found != wanted:
+                    return False
+            return True
+
         if seconds:
-            until(f"{model} answers", lambda: self.ask(fleet, path, ROWS) == wanted, seconds, every=0.5)
-        for _ in range(2):
-            assert self.ask(fleet, path, ROWS) == wanted
+            until(f"{model} answers", thrice, seconds, every=0.5)
+        else:
+            assert thrice(), f"{model} answered {found}"
 
     def routers(self, fleet: str) -> int:
         """How many routers report, as any of them tells."""
