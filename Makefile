@@ -5,11 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LOGS ?= build/cluster-logs
 RAY_TESTS := tests/local tests/serving
+KUBERNETES_TESTS := tests/cluster tests/envtest
 OWN_TARGETS := tests/disruption tests/browser tests/e2e
+told_at_the_end = log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && result=0 && \
+    { nice -n 19 $(BIN)/python -m pytest $(1) >"$$log" 2>&1 || result=$$?; } && cat "$$log" && exit $$result
 CLUSTER = cd tests && "$(abspath $(BIN))/python" -m cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray test-parts test-disruption test-browser e2e cluster-binaries cluster-up cluster-down lint format crds bench constraints venv clean
+.PHONY: help demo test test-ray test-kubernetes test-parts test-disruption test-browser e2e cluster-binaries cluster-up cluster-down lint format crds bench constraints venv clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -18,18 +21,19 @@ help: ## List the targets
 demo: $(VENV)/demo.installed ## Train, register, serve and replace a model of handwritten digits; about two minutes
 	cd examples && "$(abspath $(BIN))/python" -m digits
 
-# Two halves at once: whoever waits for a Ray to start leaves a core to the other half, which gives way to it.
+# All at once: who waits for a Ray or an API server to start leaves the cores to the others, and these give way to Ray.
 test: $(VENV)/dev.installed ## Run every test but those that need a browser or a cluster, or run rollouts and failures under load
 	$(CLUSTER).binaries tests
-	@$(MAKE) --no-print-directory --keep-going -j2 test-ray test-parts
+	@$(MAKE) --no-print-directory --keep-going -j3 test-ray test-kubernetes test-parts
 
-test-ray: $(VENV)/dev.installed ## Run the half of them that serves models on a Ray
+test-ray: $(VENV)/dev.installed ## Run those of them that serve models on a Ray
 	$(BIN)/python -m pytest $(RAY_TESTS)
 
-test-parts: $(VENV)/dev.installed ## Run the other half, and show what it said when it has ended
-	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && result=0 && \
-	    { nice -n 19 $(BIN)/python -m pytest $(addprefix --ignore=,$(RAY_TESTS) $(OWN_TARGETS)) >"$$log" 2>&1 || result=$$?; } && \
-	    cat "$$log" && exit $$result
+test-kubernetes: $(VENV)/dev.installed ## Run those that speak to an API server, and show what they said when they have ended
+	@$(call told_at_the_end,$(KUBERNETES_TESTS))
+
+test-parts: $(VENV)/dev.installed ## Run all others, and show what they said when they have ended
+	@$(call told_at_the_end,$(addprefix --ignore=,$(RAY_TESTS) $(KUBERNETES_TESTS) $(OWN_TARGETS)))
 
 test-disruption: $(VENV)/dev.installed ## Kill processes and bring bad versions under load, on a Ray; eight minutes
 	$(BIN)/python -m pytest tests/disruption

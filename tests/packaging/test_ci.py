@@ -74,15 +74,18 @@ def test_everything_that_tests_run_is_built_ahead_of_them(tmp_path: Path) -> Non
     assert asked_for - {"kind"} == set(GROUPS["tests"])
 
 
-@pytest.mark.parametrize("half", [None, "pytest tests/local", "--ignore"], ids=["passes", "ray", "parts"])
-def test_the_tests_pass_when_both_halves_do(tmp_path: Path, half: str | None) -> None:
-    status, calls, said = make("test", tmp_path, fails=half)
-    assert (status == 0) == (half is None)
-    assert ("what a test said" in said) == (half is not None)
-    parts, ray = sorted((call.split() for call in calls if "pytest" in call), key=len, reverse=True)
-    served = {word for word in ray if word.startswith("tests/")}
-    left_out = {word.removeprefix("--ignore=") for word in parts if word.startswith("--ignore=")}
-    assert left_out == served | {"tests/disruption", "tests/browser", "tests/e2e"}, "no folder is nobody's"
+PARTS = {None: "passes", "pytest tests/local": "ray", "pytest tests/cluster": "kubernetes", "--ignore": "parts"}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=PARTS.values())
+def test_the_tests_pass_when_every_part_does(tmp_path: Path, part: str | None) -> None:
+    status, calls, said = make("test", tmp_path, fails=part)
+    assert (status == 0) == (part is None)
+    assert ("what a test said" in said) == (part is not None)
+    words = [word for call in calls if "pytest" in call for word in call.split()]
+    run = {word for word in words if word.startswith("tests/")}
+    left_out = {word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")}
+    assert left_out == run | {"tests/disruption", "tests/browser", "tests/e2e"}, "no folder is nobody's"
     assert all((ROOT / folder).is_dir() for folder in left_out)
 
 
