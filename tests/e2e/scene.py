@@ -157,13 +157,16 @@ class Scene:
         """Status and JSON of one request through the fleet's Service, sent from one of its workers; status 0 is no
         answer."""
         running = [each["metadata"]["name"] for each in self.workers(fleet) if each["status"]["phase"] == "Running"]
-        if not running:
-            return 0, f"no worker of {fleet} runs, so nobody can ask"
-        where = ("exec", "-n", self.namespace, running[0], "-c", "ray-worker", "--")
-        try:
-            out = self.kubectl(*where, "python", "-c", ASK, self.url(fleet, path), json.dumps(body))
-        except KubectlError as error:
-            return 0, str(error)  # It went just now.
+        out, why = None, f"no worker of {fleet} runs, so nobody can ask"
+        for worker in running:
+            where = ("exec", "-n", self.namespace, worker, "-c", "ray-worker", "--")
+            try:
+                out = self.kubectl(*where, "python", "-c", ASK, self.url(fleet, path), json.dumps(body))
+                break
+            except KubectlError as error:
+                why = str(error)  # It went just now, or its container is not there yet: that is nobody's answer.
+        if out is None:
+            return 0, why
         status, text = json.loads(out)
         return status, json.loads(text) if text.startswith(("{", "[")) else text
 
