@@ -19,11 +19,16 @@ def after_two() -> Story:
     """Version 2 has taken over from version 1."""
     story = Story()
     story.goes_on(2)
-    assert story.status.rollout is not None
-    story.say(**{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
-    story.goes_on(2, 12)
-    assert story.weights == {"2": 100}
+    promoted(story, 2)
     return story
+
+
+def promoted(story: Story, version: int, **said: str) -> None:
+    """The candidate gets every request; `said` are annotations beside."""
+    assert story.status.rollout is not None
+    story.say(**said, **{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
+    story.goes_on(version, 12)
+    assert story.weights == {str(version): 100}
 
 
 def back(story: Story, to: int = 1) -> dict[str, str]:
@@ -77,26 +82,18 @@ def test_a_word_is_over_once_another_version_has_had_every_request() -> None:
     story.say(**said)
     story.goes_on(2, 12)
     story.goes_on(3)
-    assert story.status.rollout is not None
-    story.say(**said, **{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
-    story.goes_on(3, 12)
-    assert story.weights == {"3": 100}
+    promoted(story, 3, **said)
     story.say(**said)
     story.goes_on(2)
     assert story.weights == {"3": 90, "2": 10}, "the alias came back to it: that is another occasion"
-    assert story.status.rollout is not None
-    story.say(**said, **{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
-    story.goes_on(2, 12)
-    assert story.weights == {"2": 100}
+    promoted(story, 2, **said)
     assert degraded(story)[0] == "False"
 
 
 def test_one_can_go_further_back() -> None:
     story = after_two()
     story.goes_on(3)
-    assert story.status.rollout is not None
-    story.say(**{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
-    story.goes_on(3, 12)
+    promoted(story, 3)
     assert [version for version, _ in rollback.earlier(story.status)] == ["2", "1"]
     story.say(**back(story, 2))
     story.goes_on(3, 12)

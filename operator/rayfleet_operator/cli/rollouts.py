@@ -18,7 +18,6 @@ import click
 from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.api.status import (
     ModelDeploymentStatus,
-    ResolvedModel,
     RolloutStatus,
     VersionOutcome,
     VersionStatus,
@@ -47,8 +46,6 @@ class Model:
     """In words: what is under way."""
     versions: Sequence[VersionStatus]
     rollout: RolloutStatus | None
-    resolved: ResolvedModel | None
-    """What the URI means."""
     back: Sequence[tuple[str, str]]
     """Versions that can be gone back to, the newest first, each with the annotation that says so."""
     gone_back: bool
@@ -65,7 +62,6 @@ class Model:
             progress=progress,
             versions=status.versions,
             rollout=status.rollout,
-            resolved=status.resolved,
             back=rollback.earlier(status),
             gone_back=rollback.word(back, status) is not None,
             history=status.history,

@@ -43,6 +43,11 @@ def word(said: str, status: ModelDeploymentStatus) -> Word | None:
     return Word(newest, next((each for each in _had_all(status) if each.model_id == to), None))
 
 
+def word_of(model: ModelDeployment) -> Word | None:
+    """What the model's own annotation says."""
+    return word(model.metadata.annotations.get(ROLLBACK_ANNOTATION, ""), model.status)
+
+
 def earlier(status: ModelDeploymentStatus) -> list[tuple[str, str]]:
     """Versions that can be gone back to, the newest first, each with the annotation that says so: neither the one that
     has the requests nor the one that is gone back from, which is the one that the URI means."""
@@ -76,7 +81,7 @@ def applied(
 
 def _back(model: ModelDeployment, resolution: Resolution | None) -> ResolutionProblem | None:
     """What is said instead of the resolution; None where nothing is."""
-    said = word(model.metadata.annotations.get(ROLLBACK_ANNOTATION, ""), model.status)
+    said = word_of(model)
     meant = identity_of(resolution)
     if said is None or (meant is not None and meant.model_id != said.left.model_id):
         return None

@@ -24,7 +24,6 @@ from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
-from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
 from rayfleet_operator.plan.versions import DRAINING, FAILED, UNKNOWN, VersionPlan
 
 MAX_VERSION_MESSAGE = 4096
@@ -80,7 +79,7 @@ def model_status(
         explained = as_before(model.status.conditions, explained, generation)
     untold = any(version.state == UNKNOWN for version in planned.versions)
     before = {version.app: version for version in model.status.versions}
-    said = rollback.word(model.metadata.annotations.get(ROLLBACK_ANNOTATION, ""), model.status)
+    said = rollback.word_of(model)
     back_to = said.to.model_id if said is not None and said.to is not None else None
     rolling, resolved = history.rollout_status(planned), _resolved(model, resolution)
     return ModelDeploymentStatus(

@@ -62,8 +62,10 @@ async def _stage(server: TrackingServer, known: Known, model: RegisteredModel, h
     before = known.stages.get((name, stage))
     if before is not None and before[0] == model.last_updated_timestamp:
         return before[1]
+    _, last = known.stages.last((name, stage)) or (0, ())
+    said = _led_by(highest, last)
     if _silent(known):
-        return _led_by(highest, (known.stages.last((name, stage)) or (0, ()))[1])
+        return said
     quote = '"' if "'" in name else "'"
     params: dict[str, str | int] = {"filter": f"name = {quote}{name}{quote}", "max_results": PAGE}
     found: list[int] = []
@@ -77,7 +79,7 @@ async def _stage(server: TrackingServer, known: Known, model: RegisteredModel, h
                 params["page_token"] = page.next_page_token
     except (TimeoutError, RegistryUnreachable):
         _quieten(known)
-        return _led_by(highest, (known.stages.last((name, stage)) or (0, ()))[1])
+        return said
     except (Rejection, RegistryError):
         found = []
     versions = _led_by(highest, tuple(sorted(found, reverse=True)))
