@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.kinds import LEASE
 from rayfleet_operator.kube.lease import Lease, LeaseLost, Pace
 
-PACE = Pace(lease_s=3, renew_s=2, retry_s=0.2, attempt_s=1)
+PACE = Pace(lease_s=6, renew_s=4, retry_s=0.2, attempt_s=2)
+"""Beside other tests, an API server may think for a second or two about one request."""
 NAMESPACE = "default"
 Json = dict[str, Any]
 Candidate = Callable[[str], Lease]
@@ -57,7 +59,8 @@ async def written(client: KubeClient, name: str, **spec: Any) -> None:
 
 async def test_of_many_who_ask_at_once_one_leads(candidate: Candidate, client: KubeClient, name: str) -> None:
     asking = [asyncio.create_task(candidate(f"c{number}").acquire()) for number in range(6)]
-    done, waiting = await asyncio.wait(asking, timeout=2)
+    await asyncio.wait(asking, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+    done, waiting = await asyncio.wait(asking, timeout=PACE.lease_s / 3)
     for each in waiting:
         each.cancel()
 
@@ -82,7 +85,13 @@ async def test_a_lease_that_is_given_up_is_taken_at_once(candidate: Candidate, c
     assert (await spec(client, name))["holderIdentity"] == "second", "what is no longer ours is not given up"
 
 
-async def test_a_lease_that_is_kept_is_not_taken_and_one_whose_holder_died_is(candidate: Candidate) -> None:
+def moment(micro_time: str) -> datetime:
+    return datetime.fromisoformat(micro_time)
+
+
+async def test_a_lease_that_is_kept_is_not_taken_and_one_whose_holder_died_is(
+    candidate: Candidate, client: KubeClient, name: str
+) -> None:
     first, second = candidate("first"), candidate("second")
     await first.acquire()
     keeping = asyncio.create_task(first.keep())
@@ -92,10 +101,12 @@ async def test_a_lease_that_is_kept_is_not_taken_and_one_whose_holder_died_is(ca
     assert not keeping.done()
 
     keeping.cancel()
-    died = time.monotonic()
+    await asyncio.wait([keeping])
+    last = moment((await spec(client, name))["renewTime"])
     async with asyncio.timeout(30):
         await waiting
-    assert time.monotonic() - died > PACE.lease_s - PACE.retry_s * 2
+    taken = moment((await spec(client, name))["acquireTime"])
+    assert taken - last >= timedelta(seconds=PACE.lease_s)
 
 
 @pytest.mark.parametrize("year", ["1970", "2099"])
@@ -123,7 +134,7 @@ async def test_who_finds_another_holder_stops_at_once(candidate: Candidate, clie
     keeping = asyncio.create_task(first.keep())
     await written(client, name, holderIdentity="thief", leaseDurationSeconds=PACE.lease_s)
 
-    async with asyncio.timeout(PACE.renew_s):
+    async with asyncio.timeout(30):
         with pytest.raises(LeaseLost, match="thief holds the Lease"):
             await keeping
     await first.release()
@@ -159,7 +170,7 @@ async def test_who_cannot_renew_stops_before_another_may_lead(own: ControlPlane)
         await asyncio.to_thread(own.kill_part, "kube-apiserver")
         killed = time.monotonic()
         async with asyncio.timeout(30):
-            with pytest.raises(LeaseLost, match="could not be renewed for 2 s"):
+            with pytest.raises(LeaseLost, match="could not be renewed for 4 s"):
                 await keeping
         assert time.monotonic() - killed < PACE.lease_s
         assert told == [True, False]

@@ -106,17 +106,17 @@ async def test_one_uri_on_one_server_is_asked_once() -> None:
 
 
 async def test_a_silent_server_costs_its_own_models_only() -> None:
-    bounds = Bounds(connect_s=0.5, total_s=0.5)
+    bounds = Bounds(connect_s=2, total_s=2)
     async with stand_in(answer) as server, stand_in(lambda _: None) as silent:
         models = {f"silent {number}": at(silent.uri, f"models:/net/{number}") for number in range(40)}
         models |= {f"served {number}": at(server.uri, f"models:/net/{number}") for number in range(40)}
-        async with asyncio.timeout(10):
-            outcomes = await Resolver(bounds=bounds, all_s=1.2).resolve_all(models)
+        async with asyncio.timeout(20):
+            outcomes = await Resolver(bounds=bounds, all_s=4.5).resolve_all(models)
         told = {outcome.message for outcome in outcomes.values() if isinstance(outcome, RegistryError)}
     for key, outcome in outcomes.items():
         assert reason(outcome) == ("RegistryUnreachable" if key.startswith("silent") else "Resolved"), key
-    assert any("no full answer within 0.5 s" in message for message in told)
-    assert any("its 40 models took more than 1.2 s" in message for message in told)
+    assert any("no full answer within 2 s" in message for message in told)
+    assert any("its 40 models took more than 4.5 s" in message for message in told)
 
 
 @pytest.mark.parametrize("default", ["http://mlflow:abc", "http://mlflow:99999", "http://[::1"])
