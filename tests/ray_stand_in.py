@@ -1,7 +1,8 @@
 """Stands in for KubeRay and Ray, to look at the operator alone: `python -m ray_stand_in KUBECONFIG`.
 
 Each RayService gets a RayCluster and two pods at once, all of them objects without anything behind them. One HTTP
-server answers for every cluster's dashboard and routers, which it tells apart by the loopback address that was called.
+server answers for every cluster's dashboard and routers, which it tells apart by the loopback address that was called;
+and for every Service, since their addresses are of loopback, too.
 Whatever config it was given runs, in the words of Ray Serve 2.60.
 """
 
@@ -29,6 +30,7 @@ Json = dict[str, Any]
 
 APPLICATIONS = "/api/serve/applications/"
 TRAFFIC = "/rayfleet/traffic"
+LIVE = "/v2/health/live"
 
 
 class RayStandIn:
@@ -146,6 +148,12 @@ class RayStandIn:
         ]
         return web.json_response(text=TrafficReport(routers=routers).model_dump_json())
 
+    async def live(self, request: web.Request) -> web.Response:
+        """GET /v2/health/live of a router, wherever the Service leads."""
+        if request.path in self.silent:
+            raise web.HTTPServiceUnavailable
+        return web.json_response({"live": True})
+
 
 def _details(app: Json) -> Json:
     deployments = {
@@ -166,6 +174,7 @@ async def answering(ray: RayStandIn) -> AsyncIterator[None]:
     app = web.Application()
     app.router.add_get(APPLICATIONS, ray.applications)
     app.router.add_get(TRAFFIC, ray.traffic)
+    app.router.add_get(LIVE, ray.live)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

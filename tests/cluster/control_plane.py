@@ -29,6 +29,8 @@ from cluster.deadline import until
 from cluster.kubectl import Kubectl
 
 PORTS = range(20000, 30000)
+SERVICES = "127.128.0.0/16"
+"""Nothing leads from there to pods, so whoever stands in for what is behind a Service can answer there itself."""
 """Below those that the kernel gives to outgoing connections, so that a part can come back at its old one."""
 
 READY = 60.0
@@ -117,9 +119,7 @@ class ControlPlane:
             case "kube-apiserver":
                 # Pods may be written without a service account: nobody is there to make the account.
                 admission = [] if self._controller_manager else ["--disable-admission-plugins=ServiceAccount"]
-                command = components.apiserver(
-                    self._keys, etcd, "127.0.0.1", self._ports["kube-apiserver"], "10.0.0.0/24"
-                )
+                command = components.apiserver(self._keys, etcd, "127.0.0.1", self._ports["kube-apiserver"], SERVICES)
                 return [*command, "--endpoint-reconciler-type=none", *admission, *self._arguments]
             case "kube-controller-manager":
                 return components.controller_manager(

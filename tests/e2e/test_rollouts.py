@@ -162,6 +162,8 @@ def test_operators_that_are_killed_all_the_time_change_nothing(
 
 
 def test_without_requests_it_waits_and_says_so(scene: Scene, models: Registry) -> None:
+    # Nothing is measured here, so nothing need last.
+    scene.patch("modeldeployment", "ladder", {"spec": {"rollout": {"steps": [{"weight": 10, "hold": "2s"}]}}})
     fourth = models.linear("ladder", 4)
     found = scene.wait("ladder", "Progressing", reason="Inconclusive", seconds=120)
     assert "of at least 20 requests" in found["message"]

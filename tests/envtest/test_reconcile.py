@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from envtest.stage import SPEC, Stage
-from ray_stand_in import APPLICATIONS, TRAFFIC
+from ray_stand_in import APPLICATIONS, LIVE, TRAFFIC
 
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.keys import FleetKey
@@ -25,7 +25,7 @@ async def test_a_model_becomes_ready_and_then_nothing_is_written(stage: Stage) -
     assert after == before
 
 
-@pytest.mark.parametrize("lost", [{APPLICATIONS}, {TRAFFIC}, {APPLICATIONS, TRAFFIC}])
+@pytest.mark.parametrize("lost", [{APPLICATIONS}, {TRAFFIC}, {APPLICATIONS, TRAFFIC}, {LIVE}])
 @pytest.mark.parametrize("models", [["web"], []])
 async def test_one_lost_answer_changes_no_status_and_is_looked_for_again(
     stage: Stage, models: list[str], lost: set[str]
@@ -44,6 +44,32 @@ async def test_one_lost_answer_changes_no_status_and_is_looked_for_again(
         assert (again is not None) == bool(silent)
         assert [await stage.get(kind, name) for kind, name in told] == before
     assert await stage.client.list(kinds.EVENT, stage.namespace) == events
+
+
+async def test_it_is_ready_once_it_answers_at_its_service(stage: Stage) -> None:
+    await stage.apply("ModelFleet", "vision", {})
+    await stage.model("web", fleet="vision")
+    stage.ray.silent = {LIVE}
+    await stage.passes("vision", 5)
+    fleet = (await stage.get(kinds.MODEL_FLEET, "vision"))["status"]["conditions"]
+    for ready in (await stage.condition("web", "Ready"), next(each for each in fleet if each["type"] == "Ready")):
+        assert (ready["status"], ready["reason"]) == ("Unknown", "ServiceUnreachable")
+    stage.ray.silent = set()
+    await stage.passes("vision", 1)
+    assert await stage.is_ready("web")
+
+
+async def test_it_is_not_ready_as_soon_as_no_worker_is(stage: Stage) -> None:
+    await stage.model("web")
+    await stage.passes("web", 5)
+    assert await stage.is_ready("web")
+    stage.ray.silent = {TRAFFIC, LIVE}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-abcde-worker", "namespace": stage.namespace}}
+    unready = {"conditions": [{"type": "Ready", "status": "False"}]}
+    await stage.client.apply_status({**pod, "status": unready}, field_manager="kubelet", force=True)
+    await stage.passes("web", 1)
+    ready = await stage.condition("web", "Ready")
+    assert (ready["status"], ready["message"]) == ("False", "no worker pod of cluster web-abcde is ready")
 
 
 async def test_a_refused_change_of_the_pods_keeps_neither_the_service_nor_new_settings_back(stage: Stage) -> None:

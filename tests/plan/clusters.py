@@ -90,6 +90,11 @@ def cluster(
 
 
 def clusters(
-    *found: ObservedCluster, followed: str | None = None, active: str | None = None, pending: str | None = None
+    *found: ObservedCluster,
+    followed: str | None = None,
+    active: str | None = None,
+    pending: str | None = None,
+    reached: bool = True,
 ) -> Clusters:
-    return Clusters(by_name={each.name: each for each in found}, followed=followed, active=active, pending=pending)
+    by_name = {each.name: each for each in found}
+    return Clusters(by_name=by_name, followed=followed, active=active, pending=pending, reached=reached)

@@ -119,6 +119,7 @@ class Fleet:
             followed=self.followed,
             active=self.active,
             pending=self.pending,
+            reached=self.followed in self.clusters and self.clusters[self.followed].workers > 0,
         )
 
     def _said(self, each: Cluster) -> ObservedFleet | None:

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     """No router answered, so nothing is known about what they hold; nothing is moved or dropped meanwhile."""
     RAY_UNREACHABLE = "RayUnreachable"
     """Ray's dashboard did not answer, so nothing is known about what it runs."""
+    SERVICE_UNREACHABLE = "ServiceUnreachable"
+    """Routers answer, and the fleet's Service does not lead to them."""
 
     RESOLVING = "Resolving"
     DEPLOYING = "Deploying"

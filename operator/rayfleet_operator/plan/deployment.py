@@ -12,7 +12,7 @@ from typing import Any
 
 from rayfleet_operator.api.fleet import ModelFleet
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import conditions, switch
+from rayfleet_operator.plan import conditions, fleet_conditions, switch
 from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import DELETING, DEPLOY_FAILED, RUNNING, live_apps
@@ -170,6 +170,8 @@ def _told(planned: ModelPlan, clusters: Clusters, kept: Collection[str]) -> Mode
             ready = conditions.ready("Unknown", Reason.RAY_UNREACHABLE, text)
         elif not serving.ready_workers and ready.status == "Unknown":
             ready = conditions.ready("False", Reason.NOT_SERVING, f"no worker pod of cluster {serving.name} is ready")
+    if serving is not None and ready.status == "True" and not clusters.reached:
+        ready = fleet_conditions.unreached(serving)
     waiting = [each.version for each in planned.versions if each.state == WAITING and each.app not in kept]
     if waiting and clusters.pending is not None:
         text = f"version {waiting[0]} waits until Ray cluster {clusters.pending} has taken over"

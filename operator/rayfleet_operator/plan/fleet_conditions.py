@@ -104,7 +104,15 @@ def readiness(clusters: Clusters) -> Condition:
         if _routers_run(serving):
             return conditions.ready("Unknown", Reason.ROUTERS_UNKNOWN, text)
         return conditions.ready("False", FleetReason.STARTING, text)
+    if not clusters.reached:
+        return unreached(serving)
     return conditions.ready("True", Reason.SERVING, f"cluster {serving.name} answers")
+
+
+def unreached(serving: ObservedCluster) -> Condition:
+    """Ready where routers answer the operator, but not at the fleet's address; others may be better off there."""
+    text = f"cluster {serving.name} answers, but not yet at the fleet's Service"
+    return conditions.ready("Unknown", Reason.SERVICE_UNREACHABLE, text)
 
 
 def _routers_run(cluster: ObservedCluster) -> bool:

@@ -92,6 +92,9 @@ class Clusters:
     """KubeRay's active cluster: the one whose turn it is, in its eyes."""
     pending: str | None = None
     """The one KubeRay builds, and gives every new Serve config."""
+    reached: bool
+    """Whether a router answers at the fleet's address. Workers may be ready for seconds before a Service leads to
+    them."""
 
     @property
     def serving(self) -> ObservedCluster | None:

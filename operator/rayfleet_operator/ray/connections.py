@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayfleet_operator.ray.address import AddressClient
 from rayfleet_operator.ray.client import Client
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient
@@ -33,6 +34,14 @@ class Connections:
         client = self._clients.get(key)
         if not isinstance(client, RouterClient):
             client = self._clients[key] = RouterClient(url)
+        return client
+
+    def address(self, url: str) -> AddressClient:
+        key = ("address", url)
+        self._used.add(key)
+        client = self._clients.get(key)
+        if not isinstance(client, AddressClient):
+            client = self._clients[key] = AddressClient(url)
         return client
 
     async def tidy(self) -> None:

@@ -27,7 +27,7 @@ class Memory:
     """What each cluster's Serve said last."""
     idle: Idle = field(default_factory=Idle)
     heard: datetime | None = None
-    """When the routers that serve answered last."""
+    """When the routers that serve last answered, and one of them at the fleet's address."""
     saw: object = None
     """What the last pass saw."""
     wait_s: float = BUSY_S
@@ -37,7 +37,7 @@ class Memory:
         """Keep what was observed, and the connections that it took."""
         await self.connections.tidy()
         serving = clusters.serving
-        if serving is not None and serving.observed is not None and serving.observed.routers:
+        if clusters.reached and serving is not None and serving.observed is not None and serving.observed.routers:
             self.heard = now
         self.before = {name: each.observed for name, each in clusters.by_name.items() if each.observed is not None}
 

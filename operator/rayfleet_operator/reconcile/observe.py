@@ -151,20 +151,23 @@ async def clusters(
         before: what was observed last, by cluster.
         now: the time of this observation.
     """
-    asked = await asyncio.gather(
+    ours = found.service is not None and _label(found.service, FLEET_LABEL) is not None
+    service: Json = ((found.service or {}).get("spec") or {}) if ours else {}
+    reached, *asked = await asyncio.gather(
+        _reached(service.get("clusterIP"), connections),
         *(
             _cluster(each, found.pods, connections, token, before.get(name, ObservedFleet()), now)
             for name, each in found.ray_clusters.items()
-        )
+        ),
     )
     status = (found.ray_service or {}).get("status") or {}
-    ours = found.service is not None and _label(found.service, FLEET_LABEL) is not None
-    selector = ((found.service or {}).get("spec") or {}).get("selector") or {} if ours else {}
+    selector = service.get("selector") or {}
     return Clusters(
         by_name={each.name: each for each in asked},
         followed=selector.get(CLUSTER_LABEL),
         active=_named(status, "activeServiceStatus"),
         pending=_named(status, "pendingServiceStatus"),
+        reached=reached,
     )
 
 
@@ -199,6 +202,13 @@ async def _cluster(
         ready_workers=len(workers),
         troubles=(*pods.troubles(own, now), *_refusals(ray_cluster)),
     )
+
+
+async def _reached(address: str | None, connections: Connections) -> bool:
+    if not address:
+        return False
+    host = f"[{address}]" if ":" in address else address
+    return await connections.address(f"http://{host}:{SERVE_PORT}").answers()
 
 
 async def _router_states(workers: Sequence[Json], connections: Connections) -> tuple[RouterState, ...]:

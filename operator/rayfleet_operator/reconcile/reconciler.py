@@ -221,7 +221,7 @@ class FleetReconciler:
 
     async def _tell_invalid(self, asked: wanted.Wanted, seen: Seen, message: str) -> float | None:
         """Nothing can be decided for this fleet. Returns when to look again, in seconds."""
-        quiet = report.is_quiet(seen.unheard)
+        quiet = report.is_quiet(seen.unheard, seen.clusters)
         ready = None if quiet else fleet_conditions.readiness(seen.clusters)
         await report.invalid_fleet(self._client, asked, message, ready, seen.now)
         await report.fleet_missing(self._client, asked.name, asked.strangers, seen.now)

@@ -22,6 +22,7 @@ from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.plan.observed import Resolution
 from rayfleet_operator.plan.pods import Trouble
+from rayfleet_operator.plan.switch import Clusters
 from rayfleet_operator.reconcile import apply, wanted
 from rayfleet_operator.render.names import FleetName
 
@@ -57,12 +58,15 @@ class Facts:
     @property
     def quiet(self) -> bool:
         """Nothing was heard just now, but a moment ago: one lost answer is no outage."""
-        return is_quiet(self.unheard)
+        return is_quiet(self.unheard, self.planned.clusters)
 
 
-def is_quiet(unheard: timedelta | None) -> bool:
-    """Whether routers that answered a moment ago do not just now; None: none ever answered."""
-    return unheard is not None and timedelta() < unheard < QUIET
+def is_quiet(unheard: timedelta | None, clusters: Clusters) -> bool:
+    """Whether routers that answered a moment ago do not just now, and still may. Where no worker is ready, the Service
+    leads nowhere, and that is sure. `unheard` is None where none ever answered."""
+    if unheard is None or clusters.serving is None or not clusters.serving.ready_workers:
+        return False
+    return timedelta() < unheard < QUIET
 
 
 async def write(client: KubeClient, facts: Facts) -> bool:
