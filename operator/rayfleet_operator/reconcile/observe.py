@@ -153,11 +153,13 @@ async def clusters(
     """
     ours = found.service is not None and _label(found.service, FLEET_LABEL) is not None
     service: Json = ((found.service or {}).get("spec") or {}) if ours else {}
-    reached, *asked = await asyncio.gather(
+    reached, asked = await asyncio.gather(
         _reached(service.get("clusterIP"), connections),
-        *(
-            _cluster(each, found.pods, connections, token, before.get(name, ObservedFleet()), now)
-            for name, each in found.ray_clusters.items()
+        asyncio.gather(
+            *(
+                _cluster(each, found.pods, connections, token, before.get(name, ObservedFleet()), now)
+                for name, each in found.ray_clusters.items()
+            )
         ),
     )
     status = (found.ray_service or {}).get("status") or {}
