@@ -42,8 +42,8 @@ test-browser: $(VENV)/dev.installed ## Try the docs page in a real Chromium; as 
 	.ci/chromium
 	$(BIN)/python -m pytest -m browser
 
-e2e: $(VENV)/dev.installed ## Run the tests that need a cluster, in one that is made here; it stays up unless CI is set
-	@result=0; { ($(CLUSTER) up) && $(BIN)/python -m pytest -m e2e tests/e2e; } || result=$$?; \
+e2e: $(VENV)/dev.installed ## Run the tests that need a cluster, in one that is made here, and show what they counted; it stays up unless CI is set
+	@result=0; { ($(CLUSTER) up) && $(BIN)/python -m pytest -m e2e tests/e2e -rP --durations=25; } || result=$$?; \
 	    if [ -n "$(CI)" ]; then \
 	        logs=$$(cd tests && "$(abspath $(BIN))/python" -c 'from cluster.layout import Layout; print(Layout.from_environment().logs)'); \
 	        if [ $$result -ne 0 ] && [ -d "$$logs" ]; then \
