@@ -153,8 +153,12 @@ async def clusters(
     """
     ours = found.service is not None and _label(found.service, FLEET_LABEL) is not None
     service: Json = ((found.service or {}).get("spec") or {}) if ours else {}
+    selector = service.get("selector") or {}
+    followed = selector.get(CLUSTER_LABEL)
+    leads = any(_serves(pod) and _label(pod, CLUSTER_LABEL) == followed for pod in found.pods)
     reached, asked = await asyncio.gather(
-        _reached(service.get("clusterIP"), connections),
+        # Where no pod is ready, some clusters let a connection wait until its time is over.
+        _reached(service.get("clusterIP") if leads else None, connections),
         asyncio.gather(
             *(
                 _cluster(each, found.pods, connections, token, before.get(name, ObservedFleet()), now)
@@ -163,10 +167,9 @@ async def clusters(
         ),
     )
     status = (found.ray_service or {}).get("status") or {}
-    selector = service.get("selector") or {}
     return Clusters(
         by_name={each.name: each for each in asked},
-        followed=selector.get(CLUSTER_LABEL),
+        followed=followed,
         active=_named(status, "activeServiceStatus"),
         pending=_named(status, "pendingServiceStatus"),
         reached=reached,
@@ -184,11 +187,7 @@ async def _cluster(
     name = ray_cluster["metadata"]["name"]
     own = [pod for pod in all_pods if _label(pod, CLUSTER_LABEL) == name and _belongs(pod, ray_cluster)]
     heads = [pod for pod in own if _label(pod, NODE_TYPE_LABEL) == "head" and _address(pod) and _stays(pod)]
-    workers = [
-        pod
-        for pod in own
-        if _label(pod, NODE_TYPE_LABEL) == "worker" and _label(pod, SERVE_LABEL) == "true" and pods.ready(pod)
-    ]
+    workers = [pod for pod in own if _serves(pod)]
     observed = None
     if heads:
         serve = connections.serve(f"http://{_address(heads[-1])}:{DASHBOARD_PORT}", token)
@@ -204,6 +203,11 @@ async def _cluster(
         ready_workers=len(workers),
         troubles=(*pods.troubles(own, now), *_refusals(ray_cluster)),
     )
+
+
+def _serves(pod: Json) -> bool:
+    """Whether it is a worker that gets requests."""
+    return _label(pod, NODE_TYPE_LABEL) == "worker" and _label(pod, SERVE_LABEL) == "true" and pods.ready(pod)
 
 
 async def _reached(address: str | None, connections: Connections) -> bool:
