@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,6 +43,8 @@ class RayStandIn:
         """What each address serves."""
         self.silent: set[str] = set()
         """Paths that nothing answers for just now."""
+        self.asked: Counter[str] = Counter()
+        """Requests by path."""
 
     async def follow(self) -> None:
         """Make what KubeRay would make, for ever."""
@@ -150,6 +153,7 @@ class RayStandIn:
 
     async def live(self, request: web.Request) -> web.Response:
         """GET /v2/health/live of a router, wherever the Service leads."""
+        self.asked[request.path] += 1
         if request.path in self.silent:
             raise web.HTTPServiceUnavailable
         return web.json_response({"live": True})

@@ -29,9 +29,9 @@ from cluster.deadline import until
 from cluster.kubectl import Kubectl
 
 PORTS = range(20000, 30000)
+"""Below those that the kernel gives to outgoing connections, so that a part can come back at its old one."""
 SERVICES = "127.128.0.0/16"
 """Nothing leads from there to pods, so whoever stands in for what is behind a Service can answer there itself."""
-"""Below those that the kernel gives to outgoing connections, so that a part can come back at its old one."""
 
 READY = 60.0
 """Seconds; two are the rule."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from ray_stand_in import APPLICATIONS, LIVE, TRAFFIC
 
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.keys import FleetKey
-from rayfleet_operator.reconcile import wanted
+from rayfleet_operator.reconcile import report, wanted
 
 Json = dict[str, Any]
 
@@ -46,6 +47,30 @@ async def test_one_lost_answer_changes_no_status_and_is_looked_for_again(
     assert await stage.client.list(kinds.EVENT, stage.namespace) == events
 
 
+async def test_one_lost_answer_after_a_long_rest_or_a_restart_changes_no_status(stage: Stage) -> None:
+    """A fleet at rest is looked at once a minute."""
+    await stage.model("web")
+    await stage.passes("web", 5)
+    before = [await stage.condition("web", kind) for kind in ("Ready", "Progressing")]
+    for silent in ({LIVE}, {TRAFFIC}):
+        await stage.restart()
+        stage.ray.silent = silent
+        await stage.passes("web", 1)
+        assert [await stage.condition("web", kind) for kind in ("Ready", "Progressing")] == before
+
+
+async def test_the_service_is_asked_only_where_a_pod_is_ready_behind_it(stage: Stage) -> None:
+    await stage.model("web")
+    await stage.passes("web", 1)
+    assert stage.ray.asked[LIVE] == 0, "there is no pod yet"
+    await stage.passes("web", 4)
+    assert stage.ray.asked[LIVE] > 0
+    asked = stage.ray.asked[LIVE]
+    stage.ray.silent = {LIVE}
+    await stage.passes("web", 1)
+    assert stage.ray.asked[LIVE] == asked + 2, "one that died just now may have been met"
+
+
 async def test_it_is_ready_once_it_answers_at_its_service(stage: Stage) -> None:
     await stage.apply("ModelFleet", "vision", {})
     await stage.model("web", fleet="vision")
@@ -63,7 +88,6 @@ async def test_it_is_not_ready_as_soon_as_no_worker_is(stage: Stage) -> None:
     await stage.model("web")
     await stage.passes("web", 5)
     assert await stage.is_ready("web")
-    stage.ray.silent = {TRAFFIC, LIVE}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-abcde-worker", "namespace": stage.namespace}}
     unready = {"conditions": [{"type": "Ready", "status": "False"}]}
     await stage.client.apply_status({**pod, "status": unready}, field_manager="kubelet", force=True)
@@ -179,7 +203,25 @@ async def test_any_character_may_stand_in_a_label_and_in_what_is_told(stage: Sta
     assert dog in (await stage.get(kinds.RAY_SERVICE, "web"))["spec"]["serveConfigV2"]
 
 
-async def test_an_invalid_fleet_is_not_called_ready_when_it_no_longer_answers(stage: Stage) -> None:
+async def test_an_invalid_fleet_is_ready_again_once_its_service_is_reached_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "QUIET", timedelta())
+    await stage.apply("ModelFleet", "vision", {})
+    await stage.model("web", fleet="vision")
+    await stage.passes("vision", 5)
+    await stage.restart(image=3)
+    stage.ray.silent = {LIVE}
+    await stage.passes("vision", 1)
+    assert (await stage.condition("web", "Ready"))["reason"] == "ServiceUnreachable"
+    stage.ray.silent = set()
+    await stage.passes("vision", 1)
+    assert await stage.is_ready("web")
+
+
+async def test_an_invalid_fleet_is_not_called_ready_when_it_no_longer_answers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await stage.apply("ModelFleet", "vision", {})
     await stage.model("web", fleet="vision")
     await stage.passes("vision", 5)
@@ -188,6 +230,7 @@ async def test_an_invalid_fleet_is_not_called_ready_when_it_no_longer_answers(st
     assert (await stage.condition("web", "Degraded"))["reason"] == "InvalidFleet"
     assert await stage.is_ready("web")
     stage.ray.silent = {APPLICATIONS, TRAFFIC}
+    monkeypatch.setattr(report, "QUIET", timedelta())
     await stage.restart(image=3)
     await stage.passes("vision", 1)
     ready = await stage.condition("web", "Ready")

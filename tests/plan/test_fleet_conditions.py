@@ -77,6 +77,12 @@ CASES: dict[str, tuple[Clusters, str, str, str]] = {
     "all is gone": (
         clusters(cluster("c", None, workers=0, age=OLD, troubles=(CRASH,)), **ONE),
         "False PodCrashing", "True Starting", "True PodCrashing"),
+    "it answers, but not at its Service": (
+        clusters(cluster("c", GOOD), reached=False, **ONE),
+        "Unknown ServiceUnreachable", "True Starting", "False AsExpected"),
+    "the same, and one worker has no node": (
+        clusters(cluster("c", GOOD, troubles=(NO_NODE,)), reached=False, **ONE),
+        "Unknown ServiceUnreachable", "True Starting", "True Unschedulable"),
     "an old fleet without a router is not late at once": (
         clusters(cluster("c", NO_ROUTERS, age=OLD), **ONE), "False Starting", "True Starting", "False AsExpected"),
     "the routers run, and none answers": (
@@ -103,6 +109,13 @@ CASES: dict[str, tuple[Clusters, str, str, str]] = {
         clusters(cluster("c", GOOD, age=OLD), cluster("d", GOOD, age=LATE), pending="d", active="c", followed="d"),
         "True Serving", "True Upgrading", "True ProgressDeadlineExceeded"),
 }  # fmt: skip
+
+
+def test_a_service_that_stays_unreachable_is_told_as_that() -> None:
+    found = clusters(cluster("c", GOOD, age=OLD), reached=False, **ONE)
+    ready, _, degraded = told(found, before=ready_since("Unknown", 16))
+    assert (ready.reason, degraded.status, degraded.reason) == ("ServiceUnreachable", "True", "ServiceUnreachable")
+    assert told(found, before=ready_since("Unknown", 14))[2].status == "False"
 
 
 @pytest.mark.parametrize("case", CASES)

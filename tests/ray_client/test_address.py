@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from aiohttp import web
 
-from rayfleet_operator.ray.address import AddressClient
+from rayfleet_operator.ray.address import TIMEOUT_S, AddressClient
 
 from .stand_in import StandIn
 from .test_bounds import server as answering
@@ -34,3 +36,12 @@ async def test_each_question_goes_the_way_that_the_service_leads_now() -> None:
     async with answering(live) as url, AddressClient(url) as address:
         assert [await address.answers() for _ in range(3)] == [True] * 3
     assert len(set(came_from)) == 3, "a kept connection leads where the Service led before"
+
+
+async def test_silence_is_no_answer_and_is_bounded(server: StandIn) -> None:
+    server.hold = True
+    began = time.monotonic()
+    async with AddressClient(server.url) as address:
+        assert not await address.answers()
+    # A busy machine may add to the bound itself.
+    assert time.monotonic() - began < 5 * TIMEOUT_S

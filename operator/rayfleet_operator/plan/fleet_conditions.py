@@ -65,7 +65,8 @@ def conditions_of(
         why.append((FleetReason.WRITE_FAILED, f"an object could not be written, and is tried again: {failed}"))
     if serving is not None:
         if ready.status != "True" and _late(clusters, serving, deadline, now, before):
-            why.append(_overdue(serving, deadline, ""))
+            unreachable = ready.reason == Reason.SERVICE_UNREACHABLE
+            why.append((ready.reason, ready.message) if unreachable else _overdue(serving, deadline, ""))
         why += _troubles(serving)
     others: Faults = _homeless_routers(serving)
     if serving is not None and following is not None:
@@ -80,7 +81,8 @@ def conditions_of(
         names = ", ".join(stale_environment)
         text = f"{names} changed after pods had read it; annotate the fleet with rayfleet.io/restart to replace them"
         others.append((FleetReason.ENVIRONMENT_CHANGED, text))
-    if ready.status != "True" and why:
+    # A cluster that answers needs no other explanation of why nobody reaches it.
+    if ready.status != "True" and why and ready.reason != Reason.SERVICE_UNREACHABLE:
         ready = conditions.ready(ready.status, *why[0])
     return ready, _progressing(clusters, ready, waits), conditions.degraded(why + others)
 
@@ -175,6 +177,8 @@ def _progressing(clusters: Clusters, ready: Condition, waits: str | None) -> Con
         answering, wanted = len(serving.observed.routers), max(serving.observed.router_target, 1)
         if answering < wanted:
             return conditions.progressing(Reason.WAITING_FOR_ROUTERS, f"{answering} of {wanted} routers answer")
+    if ready.reason == Reason.SERVICE_UNREACHABLE:
+        return conditions.progressing(FleetReason.STARTING, ready.message)
     return conditions.resting(Reason.SETTLED, "there is one Ray cluster, and it answers")
 
 

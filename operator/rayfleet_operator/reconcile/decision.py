@@ -28,7 +28,7 @@ class Seen:
     found: Children
     clusters: Clusters
     unheard: timedelta | None
-    """How long no router that serves has answered; None where none ever did."""
+    """How long no router that serves has answered, as far as was looked; None while some do."""
     token: str
     made_with: str
     """Fingerprint of the key that the token was derived from."""

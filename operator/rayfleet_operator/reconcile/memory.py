@@ -26,8 +26,9 @@ class Memory:
     before: dict[str, ObservedFleet] = field(default_factory=dict)
     """What each cluster's Serve said last."""
     idle: Idle = field(default_factory=Idle)
-    heard: datetime | None = None
-    """When the routers that serve last answered, and one of them at the fleet's address."""
+    silent: datetime | None = None
+    """Since when no router that serves has answered, or none at the fleet's address; None while they do. A fleet at
+    rest is looked at once a minute, so when they last did says nothing of how long they have not."""
     saw: object = None
     """What the last pass saw."""
     wait_s: float = BUSY_S
@@ -37,9 +38,13 @@ class Memory:
         """Keep what was observed, and the connections that it took."""
         await self.connections.tidy()
         serving = clusters.serving
-        if clusters.reached and serving is not None and serving.observed is not None and serving.observed.routers:
-            self.heard = now
+        answers = serving is not None and serving.observed is not None and bool(serving.observed.routers)
+        self.silent = None if answers and clusters.reached else self.silent or now
         self.before = {name: each.observed for name, each in clusters.by_name.items() if each.observed is not None}
+
+    def rest(self) -> None:
+        """Nothing is under way: what comes next is new."""
+        self.wait_s, self.saw = BUSY_S, None
 
     def pause(self, saw: object) -> float:
         """Seconds until the next pass over a fleet that is not at rest."""

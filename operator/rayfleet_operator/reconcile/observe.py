@@ -158,7 +158,7 @@ async def clusters(
     leads = any(_serves(pod) and _label(pod, CLUSTER_LABEL) == followed for pod in found.pods)
     reached, asked = await asyncio.gather(
         # Where no pod is ready, some clusters let a connection wait until its time is over.
-        _reached(service.get("clusterIP") if leads else None, connections),
+        _reached(found.service, connections) if leads else asyncio.sleep(0, False),
         asyncio.gather(
             *(
                 _cluster(each, found.pods, connections, token, before.get(name, ObservedFleet()), now)
@@ -210,11 +210,17 @@ def _serves(pod: Json) -> bool:
     return _label(pod, NODE_TYPE_LABEL) == "worker" and _label(pod, SERVE_LABEL) == "true" and pods.ready(pod)
 
 
-async def _reached(address: str | None, connections: Connections) -> bool:
-    if not address:
+async def _reached(service: Json | None, connections: Connections) -> bool:
+    """Whether a router answers there. A new connection may meet a pod that died just now, so it is tried twice."""
+    metadata, spec = (service or {}).get("metadata") or {}, (service or {}).get("spec") or {}
+    host = spec.get("clusterIP") or ""
+    if host == "None":
+        # Somebody made it headless: its name is all there is.
+        host = f"{metadata['name']}.{metadata['namespace']}.svc"
+    if not host:
         return False
-    host = f"[{address}]" if ":" in address else address
-    return await connections.address(f"http://{host}:{SERVE_PORT}").answers()
+    client = connections.address(f"http://{f'[{host}]' if ':' in host else host}:{SERVE_PORT}")
+    return await client.answers() or await client.answers()
 
 
 async def _router_states(workers: Sequence[Json], connections: Connections) -> tuple[RouterState, ...]:

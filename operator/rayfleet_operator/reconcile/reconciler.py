@@ -111,8 +111,10 @@ class FleetReconciler:
         outcome.end()
         planned = decision.planned
         if settled and planned.requeue_after is None and not decision.moving and len(seen.clusters.by_name) == 1:
+            memory.rest()
             return Result()
-        return Result(requeue_after=memory.pause((planned.config, planned.models, planned.follow)))
+        saw = (planned.config, planned.models, planned.follow, seen.clusters.reached)
+        return Result(requeue_after=memory.pause(saw))
 
     async def _observe(self, asked: wanted.Wanted, memory: Memory) -> Seen:
         if self._key is None:
@@ -125,7 +127,7 @@ class FleetReconciler:
         return Seen(
             found=found,
             clusters=clusters,
-            unheard=now - memory.heard if memory.heard is not None else None,
+            unheard=now - memory.silent if memory.silent is not None else None,
             token=token,
             made_with=made_with,
             digest=self._key.digest,
@@ -225,7 +227,9 @@ class FleetReconciler:
         ready = None if quiet else fleet_conditions.readiness(seen.clusters)
         await report.invalid_fleet(self._client, asked, message, ready, seen.now)
         await report.fleet_missing(self._client, asked.name, asked.strangers, seen.now)
-        return BUSY_S if quiet or seen.clusters.next is not None else None
+        serving = seen.clusters.serving
+        awaited = serving is not None and serving.ready_workers > 0 and not seen.clusters.reached
+        return BUSY_S if quiet or awaited or seen.clusters.next is not None else None
 
     @asynccontextmanager
     async def _in_time(self, begun: float, outcome: change.Outcome) -> AsyncIterator[None]:

@@ -52,7 +52,7 @@ class Facts:
     """Why a change of the pods waits, if it does."""
     stale_environment: Sequence[str]
     unheard: timedelta | None
-    """How long no router that serves has answered; zero where one answered just now, None where none ever did."""
+    """How long no router that serves has answered, as far as was looked; None while some do."""
     now: datetime
 
     @property
@@ -62,11 +62,11 @@ class Facts:
 
 
 def is_quiet(unheard: timedelta | None, clusters: Clusters) -> bool:
-    """Whether routers that answered a moment ago do not just now, and still may. Where no worker is ready, the Service
-    leads nowhere, and that is sure. `unheard` is None where none ever answered."""
+    """Whether routers do not answer just now, and still may: not where no worker is ready that stays. `unheard` is None
+    while they answer."""
     if unheard is None or clusters.serving is None or not clusters.serving.ready_workers:
         return False
-    return timedelta() < unheard < QUIET
+    return unheard < QUIET
 
 
 async def write(client: KubeClient, facts: Facts) -> bool:
@@ -219,7 +219,8 @@ def _held(
     was = conditions.find(before, ConditionType.READY)
     if was is None or was.status == "False" or reason == Reason.FLEET_NOT_FOUND:
         ready = conditions.ready("False", reason, message)
-    elif fleet is not None and fleet.status != "True":
+    elif fleet is not None and (fleet.status != "True" or was.reason == Reason.SERVICE_UNREACHABLE):
+        # That was the fleet's alone to say, of a model that answers otherwise.
         ready = fleet
     else:
         # What could not be told before is not told by the fleet alone.
