@@ -156,6 +156,18 @@ class VersionRoute(Contract):
     """Percent of the model's requests."""
     leaving: bool = False
     """It is on its way out: it answers what it has, and takes no new request, not even one that asks for it."""
+    # Left out where they say nothing: a router of an older image knows no such fields.
+    name: Annotated[str, Field(exclude_if=lambda name: not name)] = ""
+    """What its people call it, where it stands in `spec.traffic`; "" for the version that the model's URI means."""
+    other_names: Annotated[list[str], Field(exclude_if=lambda names: not names)] = []
+    """Names in `spec.traffic` that mean it as well: it can be asked for by them, too."""
+    place: Annotated[int, Field(ge=0, exclude_if=lambda place: not place)] = 0
+    """Of those that have a share by name, the number of this one; callers are laid out by it."""
+    lost: Annotated[str, Field(exclude_if=lambda lost: not lost)] = ""
+    """Since when it has had no share because nothing reached it; "" while it has one, or never had. RFC 3339."""
+    mirror: Annotated[int, Field(ge=0, le=100, exclude_if=lambda share: not share)] = 0
+    """Percent of the requests that other versions answer of which it gets a copy; what it answers is compared and
+    thrown away."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     transform: Transform = Transform()
     """Each version has its own: the one before keeps the labels that it was trained with."""
@@ -206,17 +218,22 @@ class ModelRoute(Contract):
     # Left out where there is none: a router of an older image knows no such field.
     rollout: Annotated[RolloutMark | None, Field(exclude_if=lambda mark: mark is None)] = None
     sticky: Annotated[Sticky | None, Field(exclude_if=lambda sticky: sticky is None)] = None
+    predictions: Annotated[bool, Field(exclude_if=lambda count: not count)] = False
+    """Whether predictions are counted in the window, too."""
 
     @property
     def window(self) -> str:
         """Names the time in which these weights hold, for routers to count in; "" where nothing is to be counted.
 
-        It goes with stage and weights and not with every change of the row: counting goes on while `since` is noted.
+        It goes with stage and weights and not with every change of the row: counting goes on while `since` is noted,
+        and while versions that `spec.traffic` names come and go.
         """
         if self.rollout is None or self.rollout.ended or self.rollout.stage < 0:
             return ""
-        shares = ",".join(f"{version.app}={version.weight}" for version in self.versions if not version.leaving)
-        return f"{self.rollout.candidate}/{self.rollout.began}/{self.rollout.stage}/{shares}"
+        own = [version for version in self.versions if not version.leaving and not version.name]
+        shares = ",".join(f"{version.app}={version.weight}" for version in own)
+        more = "/predictions" if self.predictions else ""
+        return f"{self.rollout.candidate}/{self.rollout.began}/{self.rollout.stage}/{shares}{more}"
 
     def digest(self) -> str:
         """Tells two rows apart."""
@@ -257,6 +274,9 @@ class WindowCount(Contract):
     latency: dict[int, int] = {}
     """Requests by the index of their bucket, see `latency_bucket`. Failed ones are in it (who waits for an error
     waits), and those whose callers left before there was an answer, with the time until then."""
+    predictions: Annotated[dict[str, int], Field(exclude_if=lambda counts: not counts)] = {}
+    """Answers by what was predicted for one row of each, taken by chance; see `router.decisions` for the keys. Empty
+    where `ModelRoute.predictions` does not ask for them."""
 
 
 WINDOW_FIRST_S = 0.0005
@@ -278,6 +298,30 @@ def latency_bucket(seconds: float) -> int:
 def latency_bound(bucket: int) -> float:
     """Upper bound of a bucket, in seconds."""
     return WINDOW_FIRST_S * WINDOW_RATIO**bucket
+
+
+NUMBER_RATIO = 1.05
+"""Of the bounds of two buckets of predicted numbers that follow each other: predictions that differ by less than 5 %
+may be counted as the same."""
+NUMBER_SMALLEST = 1e-9
+"""Numbers nearer to zero are counted as zero."""
+NUMBER_LARGEST = 1e12
+"""Numbers further from zero are counted as this one."""
+_LOG_NUMBER_RATIO = math.log(NUMBER_RATIO)
+
+
+def number_bucket(value: float) -> int:
+    """The bucket of a predicted number, above and below zero alike; 0 near zero alone. Not for NaN."""
+    size = min(abs(value), NUMBER_LARGEST)
+    if size < NUMBER_SMALLEST:
+        return 0
+    step = math.floor(math.log(size / NUMBER_SMALLEST) / _LOG_NUMBER_RATIO) + 1
+    return step if value > 0 else -step
+
+
+NAMELESS = "?"
+"""What predictions are counted under that have no name, such as null or an image. They cannot be told apart, and are
+counted all the same: a version that answers so where another one gives classes is not like it."""
 
 
 class RouterVersionState(Contract):

@@ -28,6 +28,8 @@ SERVE: Mapping[str, str] = MappingProxyType(
         # The next but one turns it on; without HAProxy it would only take a slower way through the proxy.
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # That would keep a replica's log in memory until it has a thousand lines. Here each is something that failed.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_SERVE_STOP_FAILED_ROLLING_UPDATES": "1",
         # Requests go from a router's HTTP server straight to the router, see the module there.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARE_IMPORT_PATH,

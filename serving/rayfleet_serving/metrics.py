@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
+from functools import cached_property
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -29,12 +31,16 @@ LATENCY_BUCKETS = geometric_buckets(0.0005, 60, 1.25)
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096)
 
+Outcome = Literal["compared", "incomparable", "failed", "dropped"]
+"""What becomes of the copy of a request."""
+
 
 class VersionMetrics:
     """The metrics of one version in one router, labels bound once."""
 
     def __init__(self, metrics: RouterMetrics, model: str, version: str) -> None:
         labels = (model, version, metrics.replica)
+        self._families = metrics
         self._requests = metrics.requests
         self._errors = metrics.errors
         self._labels = labels
@@ -55,6 +61,33 @@ class VersionMetrics:
     def failed(self, cause: str) -> None:
         """Count one error by its cause."""
         self._errors.labels(*self._labels, cause).inc()
+
+    @cached_property
+    def mirror(self) -> MirrorMetrics:
+        """Of the copies that it gets; not there before the first, as most versions get none."""
+        return MirrorMetrics(self._families, self._labels)
+
+
+class MirrorMetrics:
+    """What came of the copies of requests that one version got in one router."""
+
+    def __init__(self, metrics: RouterMetrics, labels: tuple[str, str, str]) -> None:
+        outcomes: tuple[Outcome, ...] = get_args(Outcome)
+        self._requests = {outcome: metrics.mirror_requests.labels(*labels, outcome) for outcome in outcomes}
+        self._rows = metrics.mirror_rows.labels(*labels)
+        self._differing = metrics.mirror_differing.labels(*labels)
+        self._distance = metrics.mirror_distance.labels(*labels)
+        self.duration = metrics.mirror_duration.labels(*labels)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Count one copy."""
+        self._requests[outcome].inc()
+
+    def compared(self, rows: int, differing: int, distance: float) -> None:
+        """Count the rows of two answers; `distance` is their mean."""
+        self._rows.inc(rows)
+        self._differing.inc(differing)
+        self._distance.inc(distance * rows)
 
 
 class RouterMetrics:
@@ -86,6 +119,27 @@ class RouterMetrics:
         self.in_flight = Gauge(
             "rayfleet_requests_in_flight", "Requests being worked on.", labels, registry=self.registry
         )
+        self.mirror_requests = Counter(
+            "rayfleet_mirror_requests",
+            "Copies of requests that other versions answered, by what became of them.",
+            (*labels, "outcome"),
+            registry=self.registry,
+        )
+        self.mirror_rows = Counter(
+            "rayfleet_mirror_rows", "Rows compared with the live answer.", labels, registry=self.registry
+        )
+        self.mirror_differing = Counter(
+            "rayfleet_mirror_differing_rows", "Compared rows that differ.", labels, registry=self.registry
+        )
+        self.mirror_distance = Counter(
+            "rayfleet_mirror_distance",
+            "Sum over compared rows of the mean absolute difference.",
+            labels,
+            registry=self.registry,
+        )
+        self.mirror_duration = self._histogram(
+            "rayfleet_mirror_request_duration_seconds", "From sending a copy to its answer."
+        )
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, ("model", "version", "replica"), buckets=LATENCY_BUCKETS, registry=self.registry)
@@ -96,7 +150,8 @@ class RouterMetrics:
 
     def forget(self, model: str, version: str) -> None:
         """Drop a version's latency series once it is no longer served; its counters stay."""
-        for family in (self.total, self.queue, self.batch_wait, self.compute, self.in_flight):
+        latencies = (self.total, self.queue, self.batch_wait, self.compute, self.mirror_duration)
+        for family in (*latencies, self.in_flight):
             with contextlib.suppress(KeyError):
                 family.remove(model, version, self.replica)
 

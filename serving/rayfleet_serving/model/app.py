@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 
+from rayfleet_serving import logs
 from rayfleet_serving.config import MODEL_DEPLOYMENT, ModelArgs, ModelUserConfig
 from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.metrics import ModelMetrics
@@ -42,6 +43,7 @@ class Model:
         Raises:
             LoadError: the version cannot be had or loaded, or raises on its own example. It never becomes ready.
         """
+        logs.follow_serve()
         self._args = args
         self._path, self._model = await asyncio.to_thread(_load, args)
         example = input_example(self._path)

@@ -86,6 +86,14 @@ class Input:
             )
         return convert(flat, shape, dtype or self.dtype, self.column, self.label, where)
 
+    def holds(self, array: Array) -> bool:
+        """Whether an array has the dtype and shape of what is read for this input. Text, binary and objects are all
+        arrays of objects, and not told apart."""
+        dtype = "object" if self.dtype.name in ("str", "bytes") else self.dtype.name
+        if array.dtype != np.dtype(dtype) or array.ndim != len(self.shape):
+            return False
+        return all(want in (-1, given) for want, given in zip(self.shape, array.shape, strict=True))
+
     def wanted(self) -> str:
         """What belongs here, in words."""
         if self.column:
@@ -132,6 +140,20 @@ class Expected:
         problems = [f"missing {listed(missing)}"] if missing else []
         problems += [f"unknown {listed(extra)}"] if extra else []
         raise invalid(f"Inputs: {' and '.join(problems)}. This model takes {listed(self.names)}.", where)
+
+    def check_decoded(self, form: InputForm, inputs: Mapping[str, Array], params: Mapping[str, Any]) -> None:
+        """Raises `RequestError` 400 where a request that was read for another signature does not fit this one."""
+        if extra := params.keys() - self.params.keys():
+            raise invalid(f"This model has no parameters {listed(sorted(extra))}.", "parameters")
+        if self.form == "any":
+            return
+        if form != self.form:
+            raise invalid(f"Inputs have the form {form!r}; this model takes {self.form!r}.", "inputs")
+        self.check_names(inputs, "inputs")
+        for name, array in inputs.items():
+            if not self.inputs[name].holds(array):
+                given = f"{array.dtype.name} of shape {list(array.shape)}"
+                raise invalid(f"{self.inputs[name].label}: expected {self.inputs[name].wanted()}, got {given}.", name)
 
     def parameters(self, given: Any, where: str) -> dict[str, Any]:
         """The parameters of a request, each in its declared type.

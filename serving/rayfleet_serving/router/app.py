@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from rayfleet_serving import logs
 from rayfleet_serving.config import ROUTER_APP, ROUTER_DEPLOYMENT, RouterArgs, RouterState, TrafficReport, TrafficTable
 from rayfleet_serving.metrics import RouterMetrics, merge
 from rayfleet_serving.router import shortcut
@@ -28,6 +29,7 @@ class Router:
     """One router replica."""
 
     def __init__(self, args: RouterArgs) -> None:
+        logs.follow_serve()
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = RouterMetrics(replica)
         self._traffic = Traffic(replica, self._metrics)

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rayfleet_serving.config import REQUEST_ID_HEADER, TIMEOUT_HEADER
+from rayfleet_serving.config import REQUEST_ID_HEADER, TIMEOUT_HEADER, VERSION_HEADER
 from rayfleet_serving.protocol import errors
 from rayfleet_serving.protocol.message import RequestError
 from rayfleet_serving.router.version import LiveVersion
@@ -59,6 +59,11 @@ class Exchange:
         """Begin one."""
         headers = dict(scope["headers"])
         return cls(scope, receive, _request_id(headers), headers)
+
+    @property
+    def names_version(self) -> bool:
+        """Whether its header says which version is to answer."""
+        return VERSION_HEADER.encode() in self.headers
 
     async def body(self, limit: int) -> bytes:
         """The request's body. Raises `RequestError` 413 over `limit` bytes, before it is read where it is announced."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from rayfleet_serving.config import Limits
+from rayfleet_serving.link.call import Timing
 from rayfleet_serving.protocol import invocations, oip, predict
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult, RequestError
 from rayfleet_serving.router.exchange import Exchange, Response
+from rayfleet_serving.router.mirror import beside
 from rayfleet_serving.router.packing import late
 from rayfleet_serving.router.traffic import LiveModel
 from rayfleet_serving.router.version import LiveVersion
@@ -36,7 +37,7 @@ async def infer(exchange: Exchange, model: LiveModel, label: str | None) -> Resp
         return oip.encode(result, request, metadata.signature, **names)
 
     version = model.choose(exchange.headers) if label is None else model.version(label)
-    return await _serve(exchange, version, model.route.limits, "oip", decode, encode)
+    return await _serve(exchange, model, version, "oip", decode, encode, label=label)
 
 
 async def invoke(exchange: Exchange, model: LiveModel) -> Response:
@@ -48,7 +49,7 @@ async def invoke(exchange: Exchange, model: LiveModel) -> Response:
     def encode(result: InferenceResult, request: InferenceRequest, metadata: ModelMetadata) -> bytes:
         return invocations.encode(result)
 
-    return await _serve(exchange, model.choose(exchange.headers), model.route.limits, "invocations", decode, encode)
+    return await _serve(exchange, model, model.choose(exchange.headers), "invocations", decode, encode)
 
 
 async def answer(exchange: Exchange, model: LiveModel) -> Response:
@@ -69,21 +70,23 @@ async def answer(exchange: Exchange, model: LiveModel) -> Response:
         names = {"model_name": model.name, "model_version": metadata.version}
         return predict.encode(result, classification=classification, labels=labels, **names)
 
-    return await _serve(exchange, version, model.route.limits, "predict", decode, encode, heavy=image)
+    return await _serve(exchange, model, version, "predict", decode, encode, image=image)
 
 
 async def _serve(
     exchange: Exchange,
+    model: LiveModel,
     version: LiveVersion,
-    limits: Limits,
     protocol: str,
     decode: Decode,
     encode: Encode,
     *,
-    heavy: bool = False,
+    image: bool = False,
+    label: str | None = None,
 ) -> Response:
     """Hold the version, chosen just now, until it has answered: it is not dropped while a body is still arriving."""
     exchange.version, exchange.protocol = version, protocol
+    limits = model.route.limits
     timeout = exchange.timeout(limits.request_timeout_s)
     deadline = time.monotonic() + timeout
     with version.held():
@@ -94,7 +97,7 @@ async def _serve(
             text = f"The whole body was not there within {timeout:.3g} s."
             raise RequestError(408, "RequestTimeout", text) from None
         metadata = await version.known(deadline - time.monotonic())
-        if heavy or len(body) >= LARGE_BODY:
+        if image or len(body) >= LARGE_BODY:
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     request = await asyncio.to_thread(decode, body, metadata)
@@ -102,10 +105,16 @@ async def _serve(
                 raise late(f"The request was not read within {timeout:.3g} s.") from None
         else:
             request = decode(body, metadata)
-        result, timing = await exchange.while_client_stays(version.coalescer.infer(request, deadline))
+        answer: Awaitable[tuple[InferenceResult, Timing]] = version.coalescer.infer(request, deadline)
+        if model.mirrors:
+            answer = beside(answer, model.copies(request, version, deadline, size=len(body), image=image))
+        result, timing = await exchange.while_client_stays(answer)
         version.metrics.queue.observe(timing.queue)
         version.metrics.batch_wait.observe(timing.batch_wait)
         version.metrics.compute.observe(timing.compute)
+        # What is asked of a version by name is no sample of what all versions are asked.
+        if version.window is not None and label is None and not exchange.names_version:
+            version.window.predicted(result, scores=model.classifies)
         if sum(array.nbytes for array in result.outputs.values()) >= LARGE_RESULT:
             return Response(await asyncio.to_thread(encode, result, request, metadata))
         return Response(encode(result, request, metadata))

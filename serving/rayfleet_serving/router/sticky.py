@@ -24,10 +24,10 @@ def caller(sticky: Sticky, headers: Mapping[bytes, bytes]) -> bytes | None:
 
 
 def choose(who: bytes, salt: str, versions: Sequence[tuple[Version, int]]) -> Version:
-    """The version of a caller. `versions` have weights that sum to 100, and whose weight grows comes first: its share
-    then only gains callers, and loses none.
+    """The version of a caller. `versions` have weights that sum to 100. One that grows takes callers from the one after
+    it, or before it, and none moves between others, if what lies beyond keeps its weight.
 
-    `salt` is another one for each rollout, so that it is not always the same callers who come first.
+    Another `salt` makes other callers come first.
     """
     digest = hashlib.blake2b(who, digest_size=8, key=hashlib.blake2b(salt.encode(), digest_size=16).digest()).digest()
     place = int.from_bytes(digest, "big") / 2**64 * 100

@@ -9,10 +9,11 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 
-from rayfleet_serving.config import VERSION_HEADER, ModelRoute, RouterState, TrafficTable
+from rayfleet_serving.config import VERSION_HEADER, ModelRoute, RouterState, TrafficTable, VersionRoute
 from rayfleet_serving.metrics import RouterMetrics
-from rayfleet_serving.protocol.message import RequestError
+from rayfleet_serving.protocol.message import InferenceRequest, RequestError
 from rayfleet_serving.router import sticky
+from rayfleet_serving.router.mirror import Copy
 from rayfleet_serving.router.version import LiveVersion
 
 DRAIN_POLL_S = 0.1
@@ -26,15 +27,17 @@ class LiveModel:
         self.name = name
         self.route = route
         self.versions = versions
+        self.mirrors = [version for version in versions if version.route.mirror and not version.route.leaving]
+        # A candidate and the version before may have different transforms, and must be counted alike.
+        self.classifies = any(each.transform.classification is not None for each in route.versions if not each.name)
+        """The model's own versions give scores, of which a transform makes labels."""
         self._weighted = [version for version in versions if version.route.weight]
         self._weights = [version.route.weight for version in self._weighted]
-        # The candidate first: its share grows, and whoever is in it stays.
         candidate = route.rollout.candidate if route.rollout is not None else ""
-        self._salt = candidate
-        self._in_order = sorted(
-            ((version, version.route.weight) for version in self._weighted),
-            key=lambda pair: (pair[0].route.app != candidate, pair[0].route.app),
-        )
+        # Another one for each rollout, so that it is not always the same callers who come first. Whoever is in a named
+        # version stays through the rollouts of the model's own.
+        self._salt = name if any(version.route.name for version in self._weighted) else candidate
+        self._in_order = [(version, version.route.weight) for version in _laid_out(versions, candidate)]
 
     @property
     def ready(self) -> bool:
@@ -54,22 +57,75 @@ class LiveModel:
         if len(self._weighted) == 1:
             return self._weighted[0]
         if self.route.sticky is not None and (who := sticky.caller(self.route.sticky, headers)) is not None:
-            return sticky.choose(who, self._salt, self._in_order)
-        return random.choices(self._weighted, self._weights)[0]  # noqa: S311 - a split of traffic, not a secret
+            chosen = sticky.choose(who, self._salt, self._in_order)
+        else:
+            chosen = random.choices(self._weighted, self._weights)[0]  # noqa: S311 - a split of traffic, not a secret
+        if chosen.route.name and not chosen.ready:
+            # Soon the table says so, too. Until then its share is the model's own, as it is then.
+            own = (each for each in self._weighted if not each.route.name and each.ready)
+            return max(own, key=lambda each: each.route.weight, default=chosen)
+        return chosen
+
+    def copies(
+        self, request: InferenceRequest, answering: LiveVersion, deadline: float, *, size: int, image: bool
+    ) -> list[Copy]:
+        """Send copies of a request to the versions that mirror it, each for its share.
+
+        `size` is bytes of the body; `image`, whether the inputs are what the transform of `answering` made of one.
+        """
+        copies = []
+        for version in self.mirrors:
+            metadata = version.metadata
+            if version is answering or metadata is None or not version.ready:
+                continue
+            if random.random() * 100 >= version.route.mirror:  # noqa: S311 - a share of traffic, not a secret
+                continue
+            try:
+                if image and version.route.transform.image != answering.route.transform.image:
+                    version.mirror.refuse("its transform reads images in another way")
+                    continue
+                scores = any(each.route.transform.classification is not None for each in (version, answering))
+                if copy := version.mirror.send(request, metadata.signature, deadline, size, scores=scores):
+                    copies.append(copy)
+            except Exception as error:
+                # The request itself is answered all the same.
+                version.mirror.unsent(error)
+        return copies
 
     def version(self, label: str) -> LiveVersion:
-        """The live version with this label. Raises `RequestError` 404.
+        """The live version with this name, else with this label. Raises `RequestError` 404.
 
         An edited spec runs one version as two applications for a while: the one with the requests answers.
         """
         staying = [version for version in self.versions if not version.route.leaving]
-        found = [version for version in staying if version.route.version == label]
+        found = [each for each in staying if label and label in (each.route.name, *each.route.other_names)]
+        found = found or [version for version in staying if version.route.version == label]
         if found:
             return max(found, key=lambda version: (version.route.weight, version.ready))
-        live = ", ".join(version.route.version for version in staying) or "none"
+        live = ", ".join(_called(version.route) for version in staying) or "none"
         raise RequestError(
             404, "VersionNotFound", f"Model {self.name} has no live version {label!r}; live: {live}.", field="version"
         )
+
+
+def _laid_out(versions: Sequence[LiveVersion], candidate: str) -> list[LiveVersion]:
+    """For `sticky.choose`: the model's own in the middle, of those the candidate first, since its share grows; and the
+    named ones by their places, from both ends by turns. So one whose share changes takes callers from the model's own
+    alone and gives them back to it, as long as there are no more than two."""
+    weighted = [version for version in versions if version.route.weight]
+    named = sorted((each for each in weighted if each.route.name), key=lambda each: (each.route.place, each.route.name))
+    own = sorted(
+        (each for each in weighted if not each.route.name),
+        key=lambda each: (each.route.app != candidate, each.route.app),
+    )
+    left = [each for each in named if each.route.place % 2 == 0]
+    right = [each for each in named if each.route.place % 2]
+    return [*left, *own, *right[::-1]]
+
+
+def _called(route: VersionRoute) -> str:
+    names = ", ".join(filter(None, (route.name, *route.other_names)))
+    return f"{route.version} ({names})" if names else route.version
 
 
 class Traffic:

@@ -11,9 +11,10 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from rayfleet_serving.config import MODEL_DEPLOYMENT, ModelRoute, RouterVersionState, VersionRoute
+from rayfleet_serving.config import MODEL_DEPLOYMENT, Limits, ModelRoute, RouterVersionState, VersionRoute
 from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.protocol.message import RequestError
+from rayfleet_serving.router import mirror
 from rayfleet_serving.router.coalescer import Coalescer
 from rayfleet_serving.router.replicas import Replicas
 from rayfleet_serving.router.window import Window
@@ -58,36 +59,43 @@ class LiveVersion:
         self._arrived = asyncio.Event()
         self._held = 0
         self.window: Window | None = None
-        self._count_in(table.window)
+        self._count_in(table)
         self.metrics = metrics.of(model, route.version)
         self._handle = deployment_handle(MODEL_DEPLOYMENT, route.app)
         self._replicas = Replicas(self._handle)
         self._labels_file = _labels_file(route)
-        self.coalescer = Coalescer(
+        self.coalescer = self._queue(table.limits, routers)
+        self.mirror = mirror.Mirror(self._queue(mirror.limits(table.limits), routers), self.metrics)
+        """Copies of what other versions answer. They wait and travel by themselves."""
+        self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
+
+    def _queue(self, limits: Limits, routers: int) -> Coalescer:
+        return Coalescer(
             self._replicas.infer,
             self._replicas.__len__,
-            name=f"{model} version {route.version}",
-            limits=table.limits,
-            max_batch_size=route.max_batch_size,
+            name=f"{self.model} version {self.route.version}",
+            limits=limits,
+            max_batch_size=self.route.max_batch_size,
             routers=routers,
         )
-        self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
 
     def update(self, route: VersionRoute, table: ModelRoute, routers: int) -> None:
         """Take over what changes in place: weight, limits, batch size, labels."""
         self.route = route
-        self._count_in(table.window)
+        self._count_in(table)
         self.coalescer.limits = table.limits
-        self.coalescer.max_batch_size = route.max_batch_size
-        self.coalescer.routers = routers
+        self.mirror.coalescer.limits = mirror.limits(table.limits)
+        for coalescer in (self.coalescer, self.mirror.coalescer):
+            coalescer.max_batch_size = route.max_batch_size
+            coalescer.routers = routers
         if _labels_file(route) != self._labels_file:
             self._labels_file = _labels_file(route)
             self._metadata_task.cancel()
             self._metadata_task = asyncio.get_running_loop().create_task(self._fetch_metadata())
 
-    def _count_in(self, window: str) -> None:
-        if window != (self.window.name if self.window is not None else ""):
-            self.window = Window(window) if window else None
+    def _count_in(self, table: ModelRoute) -> None:
+        if table.window != (self.window.name if self.window is not None else ""):
+            self.window = Window(table.window, predictions=table.predictions) if table.window else None
 
     def is_same(self, other: LiveVersion) -> bool:
         """Whether both are the same version of the same model: an edited spec runs it as another application."""
@@ -100,7 +108,7 @@ class LiveVersion:
 
     @property
     def idle(self) -> bool:
-        """No request of this router is with it or on its way to it."""
+        """No request of this router is with it or on its way to it. Copies do not count."""
         return not (self._held or self.coalescer.ongoing)
 
     def state(self) -> RouterVersionState:
@@ -130,7 +138,7 @@ class LiveVersion:
                 async with asyncio.timeout(min(patience, METADATA_WAIT_S)):
                     await self._arrived.wait()
         if self.metadata is None:
-            text = f"Version {self.route.version} of {self.model} is still loading."
+            text = f"Version {self.route.version} of {self.model} does not answer yet; the model's status says why."
             raise RequestError(503, "NotReady", text, retry_after=2.0)
         return self.metadata
 
@@ -139,8 +147,9 @@ class LiveVersion:
         return await ask_all(self._handle, "exposition")
 
     async def close(self) -> None:
-        """Let go of the handle."""
+        """Let go of the handle, and of the copies under way."""
         self._metadata_task.cancel()
+        self.mirror.close()
         self._replicas.close()
         await self._handle.shutdown_async()  # type: ignore[no-untyped-call]
 
