@@ -1,7 +1,7 @@
 """What the API server does with an object of ours: prune, default, check the structural schema, run the CEL rules.
 
 A stand-in for tests that need it without its etcd; tests/envtest/test_crds.py holds it to the real one. Patterns run in
-RE2, as they do in Go; rules run in cel-python, whose standard functions are Kubernetes'.
+RE2, as they do in Go; rules run in cel-python, whose standard functions are Kubernetes', with one of its others.
 """
 
 from __future__ import annotations
@@ -184,7 +184,12 @@ def _broken_rules(value: Any, node: Json, path: str) -> Iterator[Refusal]:
 @functools.cache
 def _program(rule: str) -> celpy.Runner:
     environment = celpy.Environment()
-    return environment.program(environment.compile(rule))
+    return environment.program(environment.compile(rule), functions={"sum": _sum})
+
+
+def _sum(numbers: celpy.celtypes.ListType) -> celpy.celtypes.Value:
+    """One of Kubernetes' own functions for lists."""
+    return celpy.celtypes.IntType(sum(numbers))
 
 
 def _cel(value: Any, node: Json) -> Any:

@@ -9,6 +9,7 @@ HEX = "0123456789abcdef0123456789abcdef"
 CPU, MEMORY, GPU, GPU_MEMORY = (f"spec.resources.{name}" for name in ("cpu", "memory", "gpu", "gpuMemory"))
 WAIT, TIMEOUT, POLL = "spec.batching.maxWait", "spec.limits.requestTimeout", "spec.model.registry.pollInterval"
 SECRET, CA = "spec.model.registry.secretName", "spec.model.registry.caConfigMapName"
+BACK = "spec.model.registry.writeBack"
 SIZE = "spec.limits.maxRequestBytes"
 URI, TRACKING = "spec.model.uri", "spec.model.registry.trackingUri"
 IMAGE = "spec.transform.input.image"
@@ -19,6 +20,9 @@ ROLLOUT = "spec.rollout"
 ANALYSIS = f"{ROLLOUT}.analysis"
 STEPS = [{"weight": 10, "hold": "10m"}, {"weight": 50}]
 CANARY, BLUE = {"spec__rollout__strategy": "Canary"}, {"spec__rollout__strategy": "BlueGreen"}
+TRAFFIC = "spec.traffic"
+B = {"name": "b", "uri": "models:/m/3"}
+QUERIES, QUERY = f"{ANALYSIS}.queries", {"name": "a", "query": "up", "max": 1}
 RATE = {**BLUE, "spec__rollout__analysis__errorRate": {"max": "1%"}}
 
 MODELS = [
@@ -64,6 +68,21 @@ MODELS = [
     # A registry that is never asked has no use for a Secret or an authority.
     *[case("spec.model.registry", {name: "a"}, bad="spec.model.registry", spec__model__uri=uri)
       for name in ("secretName", "caConfigMapName") for uri in ("s3://bucket/path", "/models/a", "file:///models/a")],
+    *good(BACK, {"alias": "live"}, {"tag": "rayfleet.live"}, {"alias": "Champion", "tag": "a"}, None,
+          spec__model__uri="models:/m@champion"),
+    *good(BACK, {"alias": "live"}, spec__model__uri="models:/m/3"),
+    *good(BACK, {"alias": "live"}, spec__model__uri="models:/m@alive"),
+    *bad(BACK, "live", [], 3),
+    *[case(BACK, each, bad=f"{BACK}.alias") for each in ({}, {"alias": None})],
+    *[case(BACK, {"alias": "live"}, bad=True, spec__model__uri=uri)
+      for uri in (f"runs:/{HEX}/model", f"models:/m-{HEX}")],
+    case(BACK, {"tag": "live"}, bad="spec.model.registry", spec__model__uri="s3://bucket/path@live"),
+    *good(f"{BACK}.alias", "l", "a_b-1", "latest2", "v", "v1a", "1", "-", "a" * 255),
+    *bad(f"{BACK}.alias", "", "a" * 256, "a b", "a.b", "ä", "a@b", "latest", "LaTest", "v1", "V20", 1, "live\n"),
+    case(f"{BACK}.alias", "live", bad=True, spec__model__uri="models:/m@live"),
+    case(f"{BACK}.alias", "live", bad=True, spec__model__uri="models:/a@b@live"),
+    *good(f"{BACK}.tag", "a", "_", "rayfleet.live", "a-b_c.d", "latest", "a" * 250),
+    *bad(f"{BACK}.tag", "", "a" * 251, ".a", "-a", "a/b", "a b", "a:b", 1, True, "a\n"),
     *good("spec.model.allowCodeExecution", True, False),
     *bad("spec.model.allowCodeExecution", "yes", 1),
     # resources
@@ -173,6 +192,10 @@ MODELS = [
     *good(f"{ANALYSIS}.errorRate.max", "0%", "1%", "0.125%", "99.9%", "100%", "100.0%", **BLUE),
     *bad(f"{ANALYSIS}.errorRate.max", "1", 1, "101%", "-1%", "1 %", "%", "1.%", "01%", "0.1234%", "", **BLUE),
     case(f"{ANALYSIS}.errorRate", {}, bad=f"{ANALYSIS}.errorRate.max", **BLUE),
+    *good(f"{ANALYSIS}.predictions.maxDistance", 0.01, 0.2, 0.99, **BLUE),
+    *bad(f"{ANALYSIS}.predictions.maxDistance", 0, 0.009, 1, 1.5, -0.1, "0.2", **BLUE),
+    *bad(f"{ANALYSIS}.predictions", 1, "a", **BLUE),
+    case(f"{ANALYSIS}.predictions", {}, bad=f"{ANALYSIS}.predictions.maxDistance", **BLUE),
     case(ANALYSIS, {}, bad=f"{ANALYSIS}.errorRate", **BLUE),
     case(f"{ANALYSIS}.latency", {}, bad=f"{ANALYSIS}.latency.max", **BLUE),
     *bad(ANALYSIS, "a", 1, [], **BLUE),
@@ -186,6 +209,29 @@ MODELS = [
       for field, value in (("percentile", 49), ("percentile", 100), ("percentile", "99"), ("maxRatioToStable", 0.5),
                            ("maxRatioToStable", 101), ("maxRatioToStable", "2"), ("max", "0s"), ("max", "61m"),
                            ("max", 1), ("max", "1d"), ("max", "0" * 16 + "1s"))],
+    *good(QUERIES, [QUERY], [{**QUERY, "name": f"error-budget-{number}"} for number in range(10)],
+          [{"name": "1", "query": "a", "min": -0.5}], [{**QUERY, "min": 1}], [{**QUERY, "min": -1e15, "max": 10**15}],
+          [{**QUERY, "query": "rate(a{n='{{namespace}}',m='{{model}}',v=~'{{candidate}}|{{stable}}'}[{{window}}])"}],
+          *([{**QUERY, "query": text}] for text in ("a{b='}}'}", "{a='b'}\n  or {b='{'} > {", "ü" * 4096)), **BLUE),
+    case(QUERIES, [], bad=f"{ANALYSIS}.errorRate", **BLUE),
+    *good(QUERIES, [], **RATE),
+    *bad(QUERIES, [{**QUERY, "name": f"a{number}"} for number in range(11)], QUERY, "up", **BLUE),
+    case(QUERIES, [QUERY, {**QUERY, "query": "down"}], bad=f"{QUERIES}[1]", **BLUE),
+    *[case(QUERIES, [QUERY, value], bad=f"{QUERIES}[1]", **BLUE) for value in ("up", 1, [])],
+    *[case(QUERIES, [QUERY, {"name": "b", "query": "up", "max": 1, **value}], bad=f"{QUERIES}[1].{field}", **BLUE)
+      for field, value in (
+        ("name", {"name": ""}), ("name", {"name": "A"}), ("name", {"name": "a.b"}), ("name", {"name": "a" * 64}),
+        ("name", {"name": 1}), ("name", {"name": "predictions"}), ("query", {"query": ""}),
+        ("query", {"query": 1}), ("query", {"query": "a" * 4097}),
+        ("query", {"query": "a{b='{{version}}'}"}), ("query", {"query": "a{b='{{ stable }}'}"}),
+        ("query", {"query": "a{b='{{Stable}}'}"}), ("query", {"query": "{{"}), ("query", {"query": "a\n{{stable}\n}"}),
+        ("query", {"query": "{{{stable}}}"}), ("query", {"query": "{{stable}} {{}}"}),
+        ("min", {"min": 2}), ("min", {"min": 1.001}), ("min", {"min": "0"}), ("min", {"min": -1.1e15}),
+        ("min", {"min": 1.1e15}), ("max", {"max": "1"}), ("max", {"max": -1.1e15}), ("max", {"max": 1.1e15}),
+        ("max", {"max": True}), ("threshold", {"threshold": 1}),
+    )],
+    *[case(QUERIES, [{key: each for key, each in QUERY.items() if key != field}], bad=f"{QUERIES}[0].{field}", **BLUE)
+      for field in QUERY],
     *good(f"{ANALYSIS}.minRequests", 1, 1_000_000, **RATE),
     *bad(f"{ANALYSIS}.minRequests", 0, 1_000_001, "100", **RATE),
     # what is of another type, and what is too long to be looked at
@@ -209,6 +255,42 @@ MODELS = [
     *[each for path in (MEMORY, SIZE) for each in bad(path, "0" * 16 + "1M")],
     *bad(MEMORY, 10**13),
     *bad(GPU_MEMORY, 999_999, 10**13, "0" * 16 + "1G", True, spec__resources__gpu="0.33"),
+    # traffic
+    *good(TRAFFIC, {"versions": [B]}, {"versions": [{**B, "weight": 0}]}, {"versions": [{**B, "weight": 99}]},
+          {"versions": [{**B, "mirror": 1}, {"name": "c-1", "uri": "s3://b/m", "weight": 50, "replicas": 2}]},
+          {"versions": [{**B, "weight": 0, "mirror": 100}]},
+          {"versions": [{**B, "name": "a" * 40, "weight": 1}], "sticky": {"header": "x-user"}},
+          {"versions": [{**B, "name": "7a"}, {**B, "name": "m-" + "0a" * 15}]},
+          {"versions": [{**B, "name": f"v{number}", "weight": 12} for number in range(8)], "sticky": {"cookie": "s"}},
+          None),
+    *[case(TRAFFIC, value, bad=f"{TRAFFIC}{field}") for field, value in (
+        ("", 1), ("", []), (".versions", {}), (".versions", {"versions": []}), (".versions", {"versions": "b"}),
+        (".versions", {"versions": [{**B, "name": f"v{number}"} for number in range(9)]}),
+        (".versions", {"versions": [B, B]}), (".versions[1]", {"versions": [B, 1]}),
+        (".versions", {"versions": [{**B, "weight": 60}, {**B, "name": "c", "weight": 40}]}),
+        (".sticky", {"versions": [B], "sticky": {"header": "a"}}),
+        (".sticky", {"versions": [{**B, "mirror": 9}], "sticky": {"cookie": "a"}}),
+    )],
+    *[case(f"{TRAFFIC}.versions", [{**B, **value}], bad=f"{TRAFFIC}.versions[0].{field}") for field, value in (
+        ("name", {"name": ""}), ("name", {"name": "B"}), ("name", {"name": "a_b"}), ("name", {"name": "a" * 41}),
+        ("name", {"name": 1}), ("name", {"name": "7"}), ("name", {"name": "m-" + "0a" * 16}),
+        ("uri", {"uri": "models:/m"}), ("uri", {"uri": 3}), ("uri", {"uri": "/" + "a" * 1024}),
+        ("uri", {"uri": ""}), ("uri", {"uri": "file:///a%00"}), ("weight", {"weight": -1}), ("weight", {"weight": 100}),
+        ("weight", {"weight": "5"}), ("weight", {"weight": 1.5}), ("mirror", {"mirror": 0}),
+        ("mirror", {"mirror": 101}), ("mirror", {"mirror": "5"}), ("mirror", {"weight": 5, "mirror": 5}),
+        ("replicas", {"replicas": 0}), ("replicas", {"replicas": 1001}), ("replicas", {"replicas": "1"}),
+    )],
+    case(f"{TRAFFIC}.versions", [{"uri": "models:/m/3"}], bad=f"{TRAFFIC}.versions[0].name"),
+    case(f"{TRAFFIC}.versions", [{"name": "b"}], bad=f"{TRAFFIC}.versions[0].uri"),
+    *[case(f"{TRAFFIC}.sticky", value, bad=f"{TRAFFIC}.sticky{field}", spec__traffic__versions=[{**B, "weight": 5}])
+      for field, value in ((".header", {}), (".header", {"header": "a", "cookie": "b"}), (".header", {"header": ""}),
+                           (".header", {"header": "a b"}), (".header", {"header": "a" * 129}),
+                           (".header", {"header": 1}), (".cookie", {"cookie": "a;b"}), ("", 1),
+                           (".cookie", {"cookie": "a" * 129}), (".cookie", {"cookie": ""}),
+                           (".cookie", {"cookie": 1}))],
+    *good(TRAFFIC, {"versions": [{**B, "mirror": 5}]}, **BLUE),
+    case(TRAFFIC, {"versions": [{**B, "weight": 5}]}, bad=TRAFFIC, **BLUE),
+    case(TRAFFIC, {"versions": [{**B, "weight": 5}]}, bad=TRAFFIC, spec__rollout__steps=STEPS, **CANARY),
     # what is no field
     *bad("spec.autoscaling", {"minReplicas": 1}),
     *bad("spec.batching.maxBatchsize", 32),

@@ -46,6 +46,7 @@ class Model:
         self.facts |= facts
         known: dict[str, Any] = {
             "reachable": True,
+            "grown": True,
             "lost": False,
             "hopeless": False,
             "held": True,

@@ -39,6 +39,15 @@ def test_too_few_requests_are_told_with_how_many_would_do() -> None:
     assert len(said(errorRate={"max": "0.1%"}, latency={"max": "1s"}, minRequests=20)) == 2
 
 
+def test_too_few_predictions_are_told() -> None:
+    (line,) = said(predictions={"maxDistance": 0.05}, minRequests=100)
+    assert line == (
+        "spec.rollout.analysis.minRequests: 100 predictions hardly tell a distance of 0.05 from one of 0.1; with 600 "
+        "they do in 95 of 100 cases"
+    )
+    assert said(predictions={"maxDistance": 0.2}, minRequests=100) == []
+
+
 def test_without_analysis_there_is_nothing_to_say() -> None:
     assert list(advice.of(model())) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,18 @@ def counted(requests: int, *, failed: int = 0, seconds: Iterable[float] = (0.01,
     return Count.of([WindowCount(window="w", requests=requests, failed=failed, latency=latency)])
 
 
+def predicted(requests: int, **predictions: int) -> Count:
+    """By key, without its sign."""
+    counts = {f"={name}": number for name, number in predictions.items()}
+    return Count.of([WindowCount(window="w", requests=requests, predictions=counts)])
+
+
+def unnamed(number: int, **predictions: int) -> Count:
+    """As many of no name, and `predictions`."""
+    named = predicted(number + sum(predictions.values()), **predictions)
+    return replace(named, predictions={**(named.predictions or {}), "?": number})
+
+
 def outcome(spec: dict[str, Any], candidate: Count, stable: Count | None = None) -> tuple[str, str]:
     verdict = judge(Analysis.model_validate(spec), candidate, stable if stable is not None else counted(1000))
     return str(verdict.outcome), verdict.message
@@ -31,6 +44,7 @@ ERRORS = {"errorRate": {"max": "1%"}, "minRequests": 100}
 P99 = {"latency": {"percentile": 99, "max": "250ms"}, "minRequests": 100}
 RATIO = {"latency": {"percentile": 99, "maxRatioToStable": 1.5}, "minRequests": 100}
 P90_OF_STABLE = {"latency": {"percentile": 90, "maxRatioToStable": 1.2}, "minRequests": 100}
+DISTANCE = {"predictions": {"maxDistance": 0.2}, "minRequests": 100}
 MIXED = [0.01] * 95 + [0.02] * 5
 
 
@@ -55,6 +69,22 @@ MIXED = [0.01] * 95 + [0.02] * 5
         (RATIO, counted(200, seconds=[3 * each for each in MIXED]), counted(50, seconds=MIXED), "Inconclusive"),
         (P90_OF_STABLE, counted(400, seconds=[0.0118]), counted(400, seconds=[0.01]), "Pass"),
         (P90_OF_STABLE, counted(400, seconds=[0.014]), counted(400, seconds=[0.01]), "Fail"),
+        (DISTANCE, predicted(100, a=52, b=48), predicted(900, a=450, b=450), "Pass"),
+        (DISTANCE, predicted(60, a=30, b=30), predicted(900, a=450, b=450), "Inconclusive"),
+        (DISTANCE, predicted(100, a=80, b=20), predicted(900, a=450, b=450), "Inconclusive"),
+        (DISTANCE, predicted(100, a=100), predicted(900, a=450, b=450), "Fail"),
+        (DISTANCE, predicted(400, a=400), predicted(900, a=450, b=450), "Fail"),
+        (DISTANCE, predicted(40, c=40), predicted(360, a=180, b=180), "Fail"),
+        (DISTANCE, predicted(100, a=52, b=48), predicted(40, a=20, b=20), "Inconclusive"),
+        (DISTANCE, predicted(500), predicted(500), "Inconclusive"),
+        (DISTANCE, Count(), Count(), "Inconclusive"),
+        (DISTANCE, unnamed(500), unnamed(500), "Inconclusive"),
+        (DISTANCE, predicted(500, a=500), unnamed(500), "Inconclusive"),
+        (DISTANCE, predicted(500, a=500), unnamed(501, a=499), "Inconclusive"),
+        (DISTANCE, unnamed(500, a=500), unnamed(500, a=500), "Pass"),
+        (DISTANCE, unnamed(360, a=20, b=20), predicted(900, a=450, b=450), "Fail"),
+        (DISTANCE, unnamed(40), predicted(900, a=450, b=450), "Fail"),
+        (DISTANCE, unnamed(10, a=45, b=45), unnamed(90, a=405, b=405), "Pass"),
         ({**ERRORS, **RATIO}, counted(100, failed=50), counted(3), "Fail"),
         ({**ERRORS, **RATIO}, counted(100), counted(3), "Inconclusive"),
     ],
@@ -68,6 +98,14 @@ def test_each_answer(spec: dict[str, Any], candidate: Count, stable: Count | Non
 def test_the_numbers_that_decided_are_told() -> None:
     assert outcome(ERRORS, counted(100, failed=8))[1] == "8 of 100 requests failed (8 %, at most 1% may)"
     assert outcome(P99, counted(1000, seconds=[0.3]))[1] == "p99 is 313 ms over 1000 requests (latency.max: 250 ms)"
+    far = outcome(DISTANCE, predicted(40, c=40), predicted(360, a=180, b=180))
+    assert far[1] == "predictions are 0.91 away from the stable version's (at most 0.2 may be), by 40 and 360 of them"
+    for candidate, stable in ((predicted(500), predicted(500)), (unnamed(3), unnamed(100)), (Count(), unnamed(100))):
+        told = outcome(DISTANCE, candidate, stable)[1]
+        assert "no class, number or label" in told
+        assert "spec.transform.output.classification" in told
+    for candidate, stable in ((unnamed(500), unnamed(99)), (predicted(500), predicted(500, a=500))):
+        assert "of predictions to compare, " in outcome(DISTANCE, candidate, stable)[1]
     assert outcome(ERRORS, counted(40))[1] == "about 40 of at least 100 requests were answered"
 
 

@@ -6,10 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator import write_back
+from rayfleet_operator.api.registry import Registry
+from rayfleet_operator.api.status import ModelDeploymentStatus, WrittenBack
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import status
+from rayfleet_operator.plan import conditions, status
+from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.observed import ObservedFleet
+from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
 from rayfleet_operator.plan.rollout import ABORT_ANNOTATION, HOPELESS, PROMOTE_ANNOTATION, attempt, promotion
 from rayfleet_serving.config import ROUTER_APP
 
@@ -22,9 +26,9 @@ ROLLOUT = {"strategy": "Canary", "steps": [{"weight": 10}], "scaleDownDelay": "1
 class Story:
     """One model that goes on from version 1, in a world that does what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, **rollout: Any) -> None:
         self.world, self.now = World(), NOW
-        self.model = model(rollout=ROLLOUT)
+        self.model = model(rollout={**ROLLOUT, **rollout})
         self.status = ModelDeploymentStatus()
         self.events: list[tuple[str, str]] = []
         self.goes_on(1)
@@ -82,6 +86,7 @@ def test_a_first_version_is_no_rollout_and_is_told_once_it_serves() -> None:
     assert (story.status.rollout, story.history, story.weights) == (None, [FIRST], {"1": 100})
     first = story.status.history[0]
     assert (first.model_id, first.artifact_uri) == (identity(1).model_id, identity(1).artifact_uri)
+    assert first.uri == "models:/digits@live"
 
 
 def test_what_succeeded_is_told_once_with_what_it_replaced() -> None:
@@ -94,6 +99,25 @@ def test_what_succeeded_is_told_once_with_what_it_replaced() -> None:
     story.goes_on(2, 12)
     assert (story.status.rollout, story.history, story.weights) == (None, [("2", "Succeeded"), FIRST], {"2": 100})
     assert story.status.history[0].artifact_uri == identity(2).artifact_uri
+
+
+def test_one_that_fails_and_may_not_be_rolled_back_needs_a_person() -> None:
+    story = Story(onFailure="Pause", analysis={"minRequests": 1, "errorRate": {"max": "1%"}})
+    story.goes_on(2)
+    assert ("Warning", "CandidateFailed") not in story.events
+    for router in story.world.routers:
+        for _ in range(20):
+            router.count(of(2), failed=True)
+    story.goes_on(2)
+    assert story.weights == {"1": 90, "2": 10}
+    assert story.events.count(("Warning", "CandidateFailed")) == 1
+    degraded = conditions.find(story.status.conditions, ConditionType.DEGRADED)
+    assert degraded is not None
+    assert degraded.message.startswith("version 2: 40 of 40 requests failed (100 %, at most 1% may); abort it, or ")
+    assert story.status.rollout is not None
+    story.say(**{ABORT_ANNOTATION: attempt(story.status.rollout.mark)})
+    story.goes_on(2)
+    assert story.weights["1"] == 100
 
 
 def test_what_was_given_up_stays_told_and_is_no_longer_said_when_another_is_wanted() -> None:
@@ -128,6 +152,47 @@ def test_only_the_last_ten_are_kept() -> None:
         story.goes_on(version, 6)
     assert len(story.history) == 10
     assert story.history[0] == ("13", "Superseded")
+
+
+def test_what_the_registry_is_to_say_follows_what_had_every_request() -> None:
+    story = Story()
+    written = {"registry": Registry.model_validate({"writeBack": {"alias": "serving"}})}
+    story.model = story.model.model_copy(
+        update={
+            "spec": story.model.spec.model_copy(update={"model": story.model.spec.model.model_copy(update=written)})
+        }
+    )
+
+    def wanted() -> str:
+        found = write_back.wanted(story.model.model_copy(update={"status": story.status}), "http://mlflow:5000")
+        assert found is not None
+        return found.version
+
+    assert wanted() == "1"
+    story.goes_on(2)
+    assert (story.weights, wanted()) == ({"1": 90, "2": 10}, "1")
+    assert story.status.rollout is not None
+    story.say(**{PROMOTE_ANNOTATION: promotion(story.status.rollout.mark, "0")})
+    story.goes_on(2, 12)
+    assert (story.weights, wanted()) == ({"2": 100}, "2")
+    story.goes_on(3)
+    assert story.status.rollout is not None
+    story.say(**{ABORT_ANNOTATION: attempt(story.status.rollout.mark)})
+    story.goes_on(3, 20)
+    assert (story.weights, wanted()) == ({"2": 100}, "2")
+    left, to = story.status.history[1], story.status.history[2]
+    assert (left.version, to.version) == ("2", "1")
+    story.say(**{ROLLBACK_ANNOTATION: f"{left.model_id}/{left.ended}/{to.model_id}"})
+    story.goes_on(2, 12)
+    assert (story.history[0], story.weights, wanted()) == (("1", "WentBack"), {"1": 100}, "1")
+
+
+def test_what_was_written_stays_in_the_status() -> None:
+    story = Story()
+    written = WrittenBack(tracking_uri="http://mlflow:5000", model="digits", version="1", model_id="m-1", alias="live")
+    story.status = story.status.model_copy(update={"written_back": written})
+    story.goes_on(2)
+    assert story.status.written_back == written
 
 
 def lost_table(observed: ObservedFleet) -> ObservedFleet:

@@ -13,6 +13,7 @@ from rayfleet_operator.plan import serve_config, status
 from rayfleet_operator.plan.conditions import ConditionType, NoticeReason
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
+from rayfleet_operator.write_back import noticed
 from rayfleet_serving.config import ModelIdentity
 
 from .scenes import NOW, applications, condition, identity, model, observe, plan_one, weights
@@ -74,6 +75,20 @@ def test_a_version_that_the_uri_no_longer_means_keeps_its_requests(of: Resolutio
     told = condition(found, ConditionType.DEGRADED)
     assert told[:2] == ("True", of.reason)
     assert told[2] == f"{of.message.rstrip('.')}; version 1 keeps the requests"
+
+
+def test_what_is_told_besides_comes_after_everything_that_is_wrong() -> None:
+    notice = Notice(str(NoticeReason.WRITE_BACK_FAILED), "The registry says nothing")
+    well = plan_one(observe({1: ("RUNNING", 100)}), identity(1)).models
+    (found,) = noticed(well, {"digits": notice})
+    assert (found.conditions[:2], found.versions) == (well[0].conditions[:2], well[0].versions)
+    assert (found.conditions[2].status, found.conditions[2].reason) == ("True", "WriteBackFailed")
+    assert status.explain(found, [], "too little memory")[2].reason == "WriteBackFailed", "it does not lack any"
+    assert noticed(well, {"faces": notice}) == well
+    failed = plan_one(observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}), identity(2)).models
+    (found,) = noticed(failed, {"digits": notice})
+    assert found.conditions[2].reason == "VersionFailed"
+    assert found.conditions[2].message.endswith(f"\n{notice.message}")
 
 
 def test_a_status_holds_what_the_uri_means_and_what_is_told() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import plan
-from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
+from rayfleet_operator.plan.retry import RETRY_FAILED_AFTER
 
 from .scenes import NOW, OPTIONS, condition, deployed, identity, model, observe, plan_one, weights
 from .world import World

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayfleet_operator.plan.analysis import Count
-from rayfleet_operator.plan.rollout import Command, RolloutFacts, decide
+from rayfleet_operator.plan.rollout import UNREACHED, Command, RolloutFacts, decide
 
 from .rollouts import BAD, BLUE_GREEN, CANARY, GOOD, MANUAL, NONE, Model, rollout
 from .scenes import NOW
@@ -180,7 +180,7 @@ def test_what_waits_for_somebody_says_so_though_nothing_reaches_the_candidate() 
     model.look(20)
     assert model.reason == "Paused"
     assert model.decision is not None
-    assert "promote it or abort it" in model.decision.message
+    assert model.decision.message.endswith(f"abort it, or promote it, which takes no effect while {UNREACHED}")
 
 
 def test_a_strategy_that_is_edited_under_way_goes_on_from_its_weight() -> None:
@@ -217,6 +217,7 @@ def test_facts_are_plain_values() -> None:
         mark=None,
         weight=0,
         reachable=True,
+        grown=True,
         lost=False,
         hopeless=False,
         held=True,

@@ -100,16 +100,10 @@ REASONS: dict[str, tuple[ModelPlan, list[Trouble], bool, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("asked", "told"), [(1, "False"), (9, "True")])
-def test_a_shortage_is_told_before_serve_has_heard_of_the_replicas(asked: int, told: str) -> None:
-    planned = plan(version(replicas_running=1, replicas_target=1))
-    assert status.explain(planned, [], SHORT, replicas=asked)[2].status == told
-
-
 @pytest.mark.parametrize("case", REASONS)
 def test_the_layer_that_knows_speaks_first(case: str) -> None:
     planned, troubles, lacking, ready, degraded = REASONS[case]
-    explained = status.explain(planned, troubles, SHORT if lacking else None)
+    explained = status.explain(planned, troubles, SHORT if lacking else None, short=planned is ROLLING)
     assert [each.type for each in explained] == ["Ready", "Progressing", "Degraded"]
     assert explained[0].reason == ready
     assert explained[0].status == planned.conditions[0].status, "the cause changes nothing about whether it answers"
@@ -178,6 +172,7 @@ def written(
     quiet: bool = False,
     refused: Trouble | None = None,
     address_taken: bool = False,
+    shortage: str | None = None,
 ) -> ModelDeployment:
     after = status.model_status(
         of,
@@ -185,7 +180,7 @@ def written(
         url="http://shared.ml.svc:8000/digits",
         resolution=resolution,
         troubles=(),
-        shortage=None,
+        shortage=shortage,
         quiet=quiet,
         refused=refused,
         address_taken=address_taken,
@@ -247,6 +242,41 @@ def test_one_lost_answer_is_no_outage() -> None:
     assert told(before, after) == []
     assert times(after) == times(before)
     assert written(model(), lost, quiet=True).status.conditions[0].status == "Unknown", "it was never ready"
+
+
+@pytest.mark.parametrize(("asked", "told"), [(1, "False"), (9, "True")])
+def test_a_shortage_is_told_before_serve_has_heard_of_the_replicas(asked: int, told: str) -> None:
+    after = written(model(replicas=asked), plan(version(replicas_running=1, replicas_target=1)), shortage=SHORT)
+    assert degraded(after) == told
+
+
+def degraded(of: ModelDeployment) -> str:
+    return next(each.status for each in of.status.conditions if each.type == "Degraded")
+
+
+NEXT_HAS_NO_ROOM = [version(replicas_running=1, replicas_target=1), version(2, "DEPLOYING", 0, replicas_target=1)]
+
+
+@pytest.mark.parametrize(
+    ("planned", "told"),
+    [
+        (plan(version(replicas_running=1, replicas_target=1)), "False"),
+        (plan(version(replicas_running=0, replicas_target=1)), "True"),
+        (plan(*NEXT_HAS_NO_ROOM), "True"),
+        (plan(*NEXT_HAS_NO_ROOM, faults=[REGISTRY]), "True"),
+    ],
+    ids=["it has all it asks for", "it has not", "its next version has not", "nor does the registry answer"],
+)
+def test_where_serve_does_not_say_a_shortage_is_told_as_before(planned: ModelPlan, told: str) -> None:
+    before = written(model(), planned, shortage=SHORT)
+    assert degraded(before) == told
+    unknown = [replace(each, state="Unknown", replicas_running=None, replicas_target=None) for each in planned.versions]
+    faults = [REGISTRY] if "http" in before.status.conditions[2].message else []
+    silent = plan(*unknown, ready="Unknown", reason="RayUnreachable", faults=faults)
+    after = written(before, silent, shortage=SHORT, quiet=True)
+    assert degraded(after) == told
+    assert written(after, silent, shortage=SHORT).status.conditions[2] == after.status.conditions[2]
+    assert status.events(before.status.conditions, after.status.conditions) == []
 
 
 def test_what_serve_does_not_say_stays_as_it_was() -> None:

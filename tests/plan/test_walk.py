@@ -25,8 +25,8 @@ from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import strategy
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import live_apps
-from rayfleet_operator.plan.model import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
+from rayfleet_operator.plan.retry import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.rollout import RETRY_ANNOTATION
 from rayfleet_serving.config import ROUTER_APP, ModelIdentity, ModelRoute
 
@@ -229,12 +229,13 @@ class Walk(RuleBasedStateMachine):
             back = {mark.stable} if mark is not None else set()
             assert after - back <= before | better or not alive, (name, before, after)
             self.check_stages(name, observed, old, route)
-            # Nor does it wait: a wanted version that every router can reach has it.
+            # Nor does it wait: a wanted version that every router can reach, and that has all its replicas, has it.
             immediate = name in self.models and self.models[name].spec.rollout.strategy == "Immediate"
             if self.registry_up and not self.world.silent and immediate:
                 wanted = self.wanted(name)
                 in_table = name in old and any(row.app == wanted for row in old[name].versions)
-                assert after == {wanted} or wanted not in everywhere or not in_table
+                grown = wanted in everywhere and self.world.apps[wanted].replicas >= self.models[name].spec.replicas
+                assert after == {wanted} or not grown or not in_table
 
         for name in observed.apps.keys() - kept:
             for router in self.world.routers:

@@ -25,6 +25,12 @@ class App:
     status: str
     outcome: str = ""
     """What became of its start; "" until it is over. Another config changes it only when it needs a restart."""
+    replicas: int = 0
+    """Those that run: all that it starts with, then one more with each step."""
+
+    @property
+    def target(self) -> int:
+        return int(self.entry["deployments"][0]["num_replicas"])
 
 
 @dataclass
@@ -105,7 +111,11 @@ class World:
             if not app.outcome or app.status == "UNHEALTHY":
                 broken = app.entry["args"]["identity"]["model_id"] in self.broken
                 app.outcome = "DEPLOY_FAILED" if broken else "RUNNING"
+                app.replicas = 0 if broken else app.target
             app.status = app.outcome
+        elif app.status == "RUNNING" and app.replicas != app.target:
+            # Serve calls it RUNNING all the while.
+            app.replicas = min(app.replicas + 1, app.target)
 
     def _start_routers(self) -> None:
         target = self.apps[ROUTER_APP].entry["deployments"][0]["num_replicas"]
@@ -145,6 +155,8 @@ class World:
                 name=name,
                 status=app.status,
                 entry={} if app.status == "DELETING" else app.entry,
+                replicas_running=app.replicas if name != ROUTER_APP else None,
+                replicas_target=app.target if name != ROUTER_APP else None,
             )
             for name, app in self.apps.items()
         }

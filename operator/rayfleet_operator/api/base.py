@@ -18,6 +18,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Item = TypeVar("Item")
 
+BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+"""Schema of a list whose items have a `name`, by which it is merged."""
+
 RULE = "rule"
 """Type of the errors made by `failure`."""
 UNKNOWN_FIELD = "unknown field"

@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from rayfleet_operator.api import forms, quantity
-from rayfleet_operator.api.base import ApiModel, Rule, each_once
+from rayfleet_operator.api.base import BY_NAME, ApiModel, Rule, each_once
 from rayfleet_operator.api.environment import SecretOrConfigMap, Variable
 from rayfleet_operator.api.patterns import LABEL, NAME_LENGTH, PORT
 from rayfleet_operator.api.status import ModelFleetStatus
-from rayfleet_operator.api.template import BY_NAME, HEAD, WORKER, PodTemplate, own_container
+from rayfleet_operator.api.template import HEAD, WORKER, PodTemplate, own_container
 from rayfleet_operator.api.types import Cpus, Memory, Metadata
 
 

@@ -15,6 +15,9 @@ KUBERAYS = ("-head-svc", "-serve-svc")
 CONTROL = r"\x00-\x1f\x7f-\x9f"
 """Python and Go disagree on which of them \\s means, so no field takes any."""
 
+ADDRESS = rf"https?://[^ {CONTROL}@/?#]+(/[^ {CONTROL}@?#]*)?"
+"""Of a server, with a path; without user, password or query."""
+
 PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 
 

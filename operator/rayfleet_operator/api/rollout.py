@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rayfleet_operator.api import forms, quantity
-from rayfleet_operator.api.base import ApiModel, Rule
+from rayfleet_operator.api.base import BY_NAME, ApiModel, Rule, each_once
+from rayfleet_operator.api.patterns import LABEL
 
 Hold = Annotated[str, forms.duration("1s", "168h", example="10m")]
 
@@ -91,15 +93,93 @@ class Latency(ApiModel):
         return None if self.max is None else quantity.parse_duration(self.max)
 
 
+class Predictions(ApiModel):
+    """How far what the candidate predicts may be from what the stable version predicts in the same window."""
+
+    # Not a bound of the field: of a whole number, the API server compares a bound's whole part.
+    rules: ClassVar = (
+        Rule(
+            cel="self.maxDistance >= 0.01 && self.maxDistance <= 0.99",
+            check=lambda predictions: 0.01 <= predictions.max_distance <= 0.99,
+            message="maxDistance is from 0.01 to 0.99",
+            right="give such a number",
+            field="maxDistance",
+        ),
+    )
+
+    max_distance: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    """Total variation of the two, from 0 to 1: 0.2 means that something may be predicted 20 percentage points more
+    often, or less, than by the stable version."""
+
+
+PLACEHOLDERS = ("namespace", "model", "candidate", "stable", "window")
+"""What may stand in double braces in a query. PromQL itself has no double braces."""
+WITH_PLACEHOLDERS = rf"([^{{]|[{{][^{{]|[{{][{{]({'|'.join(PLACEHOLDERS)})[}}][}}])*[{{]?"
+"""Text in which no other is."""
+
+
+class Query(ApiModel):
+    """A question to Prometheus about the candidate, and what its answer must be."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="self.name != 'predictions'",
+            check=lambda query: query.name != "predictions",
+            message="analysis.predictions is told under this name",
+            right="choose another one",
+            field="name",
+        ),
+        Rule(
+            cel=f"self.query.matches('^{WITH_PLACEHOLDERS}$')",
+            check=lambda query: re.fullmatch(WITH_PLACEHOLDERS, query.query) is not None,
+            message="query has a placeholder that there is not",
+            right=f"there are {', '.join(f'{{{{{name}}}}}' for name in PLACEHOLDERS)}, without blanks",
+            field="query",
+        ),
+        Rule(
+            cel="has(self.min) || has(self.max)",
+            check=lambda query: query.min is not None or query.max is not None,
+            message="the query says no bound",
+            right="give min, max, or both",
+            field="max",
+        ),
+        Rule(
+            cel="!has(self.min) || !has(self.max) || self.min <= self.max",
+            check=lambda query: query.min is None or query.max is None or query.min <= query.max,
+            message="no answer is within these bounds",
+            right="give a min that is not above max",
+            field="min",
+        ),
+    )
+
+    name: Annotated[
+        str,
+        forms.text(
+            LABEL, what="a name of lower-case letters, digits and inner hyphens", example="error-budget", max_length=63
+        ),
+    ]
+    """What it is called where its answer is told."""
+    query: Annotated[str, Field(min_length=1, max_length=4096)]
+    """PromQL whose answer is one number. `{{namespace}}` and `{{model}}` stand for the ModelDeployment's own,
+    `{{candidate}}` and `{{stable}}` for the two versions as in the label `version` of rayfleet's metrics, and
+    `{{window}}` for the time that the candidate has had its present share of the requests, in whole seconds, like
+    `120s`."""
+    min: Annotated[float | None, Field(ge=-(10**15), le=10**15, allow_inf_nan=False)] = None
+    """Least that the answer may be."""
+    max: Annotated[float | None, Field(ge=-(10**15), le=10**15, allow_inf_nan=False)] = None
+    """Most that the answer may be."""
+
+
 class Analysis(ApiModel):
     """What must hold of a candidate while it has requests."""
 
     rules: ClassVar = (
         Rule(
-            cel="has(self.errorRate) || has(self.latency)",
-            check=lambda analysis: analysis.error_rate is not None or analysis.latency is not None,
+            cel="has(self.errorRate) || has(self.latency) || has(self.predictions)"
+            " || (has(self.queries) && size(self.queries) > 0)",
+            check=lambda analysis: any((analysis.error_rate, analysis.latency, analysis.predictions, analysis.queries)),
             message="analysis says nothing that must hold",
-            right="give errorRate, latency, or both",
+            right="give errorRate, latency, predictions, or queries",
             field="errorRate",
         ),
     )
@@ -111,6 +191,12 @@ class Analysis(ApiModel):
     """How many may fail."""
     latency: Latency | None = None
     """How long they may take."""
+    predictions: Predictions | None = None
+    """How differently it may predict."""
+    queries: Annotated[list[Query], Field(max_length=10, json_schema_extra=BY_NAME), AfterValidator(each_once)] = Field(
+        default_factory=list
+    )
+    """What Prometheus must say of it, beyond what routers count. The operator's administrator names the Prometheus."""
 
 
 STAGED = {"scale_down_delay", "progress_deadline", "analysis", "on_failure"}

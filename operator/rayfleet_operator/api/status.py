@@ -58,8 +58,12 @@ class VersionStatus(StatusModel):
     """Immutable id of the model's bytes."""
     app: Annotated[str, Field(max_length=63)]
     """Serve application that runs it."""
+    traffic: Annotated[str, Field(max_length=63)] = ""
+    """Its name in `spec.traffic`; empty for the model's own."""
     weight: Annotated[int, Field(ge=0, le=100)] = 0
     """Percent of the model's requests it gets."""
+    mirror: Annotated[int, Field(ge=0, le=100)] = 0
+    """Percent of the others' requests of which it gets a copy."""
     state: Literal["Starting", "Ready", "Unhealthy", "Draining", "Failed"] = "Starting"
     """Starting until its replicas answer; Unhealthy when some no longer do; Draining while its last requests end;
     Failed when it could not load."""
@@ -84,6 +88,24 @@ class ResolvedModel(StatusModel):
     """Digest of the bytes, where it is known before they are downloaded."""
 
 
+class NamedModel(ResolvedModel):
+    """What the URI of a version that `spec.traffic` names meant when the registry was asked last."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """The version's name."""
+
+
+class CheckStatus(StatusModel):
+    """One thing that must hold of a candidate."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """As in the spec: errorRate, latency.max, latency.maxRatioToStable, predictions; of a query its own."""
+    outcome: Literal["Pass", "Fail", "Inconclusive"]
+    """Whether it holds."""
+    message: Annotated[str, Field(max_length=512)] = ""
+    """What was counted and what may be, for people."""
+
+
 class RolloutStatus(StatusModel):
     """A rollout by stages, under way or given up."""
 
@@ -104,7 +126,12 @@ class RolloutStatus(StatusModel):
     message: Annotated[str, Field(max_length=4096)] = ""
     """What it waits for, or why it was given up."""
     analysis: Annotated[str, Field(max_length=16)] = ""
-    """Pass, Fail or Inconclusive; empty where nothing is analysed."""
+    """Pass, Fail or Inconclusive; empty where nothing is analysed. Of a candidate that was given up: what was said
+    last."""
+    checks: Annotated[list[CheckStatus], Field(max_length=16)] = Field(default_factory=list)
+    """What must hold, each with the numbers of `counted`."""
+    counted: Annotated[str, Field(max_length=64)] = ""
+    """When the numbers in `checks` were counted: while no outcome changes, they are told anew every ten seconds."""
     rules: Annotated[str, Field(max_length=64)] = ""
     """Digest of what the candidate was given up by; it is tried again under others."""
 
@@ -135,6 +162,8 @@ class VersionOutcome(StatusModel):
     """Where the bytes are; empty where it did not get every request, or that is not known."""
     digest: Annotated[str, Field(max_length=128)] = ""
     """Digest of the bytes, where it is known before they are downloaded."""
+    uri: Annotated[str, Field(max_length=1024)] = ""
+    """The spec's URI, which meant this version; empty where that is not known."""
     outcome: Literal["Succeeded", "WentBack", "RolledBack", "Superseded"]
     """Succeeded: it got every request. WentBack: it did because somebody went back to it. RolledBack: it was given up.
     Superseded: another one was wanted before it had come to an end."""
@@ -142,6 +171,23 @@ class VersionOutcome(StatusModel):
     """When."""
     message: Annotated[str, Field(max_length=1024)] = ""
     """Why, for people."""
+
+
+class WrittenBack(StatusModel):
+    """What was written into the registry about the version that has every request."""
+
+    tracking_uri: Annotated[str, Field(max_length=1024)]
+    """The server."""
+    model: Annotated[str, Field(max_length=1024)]
+    """The registered model's name."""
+    version: Annotated[str, Field(max_length=64)]
+    """Its version."""
+    model_id: Annotated[str, Field(max_length=128)]
+    """Immutable id of the model's bytes."""
+    alias: Annotated[str, Field(max_length=255)] = ""
+    """The alias that it was given; empty for none."""
+    tag: Annotated[str, Field(max_length=250)] = ""
+    """The tag that it was given; empty for none."""
 
 
 class ModelDeploymentStatus(StatusModel):
@@ -163,11 +209,20 @@ class ModelDeploymentStatus(StatusModel):
             max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["app"]}
         ),
     ] = Field(default_factory=list)
-    """Live versions, the highest weight first."""
+    """Live versions: the model's own, and then those that `spec.traffic` names, the highest weight first."""
+    traffic: Annotated[
+        list[NamedModel],
+        Field(
+            max_length=8, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+        ),
+    ] = Field(default_factory=list)
+    """What the URIs in `spec.traffic` mean."""
     rollout: RolloutStatus | None = None
     """How the newest version takes over, where that goes by stages."""
     history: Annotated[list[VersionOutcome], Field(max_length=10)] = Field(default_factory=list)
     """What became of the last ten versions that were to have the requests, the newest first."""
+    written_back: WrittenBack | None = None
+    """What `spec.model.registry.writeBack` has written; it is not written again."""
 
 
 class ModelFleetStatus(StatusModel):

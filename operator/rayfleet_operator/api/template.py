@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 from rayfleet_operator.api import forms
-from rayfleet_operator.api.base import ApiModel, Rule, add_rules, each_once, failure
+from rayfleet_operator.api.base import BY_NAME, ApiModel, Rule, add_rules, each_once, failure
 from rayfleet_operator.api.patterns import LABEL
 
 HEAD = "ray-head"
 WORKER = "ray-worker"
-
-BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-"""Schema of a list whose items have a `name`, by which it is merged."""
 
 OWNED = ("rayfleet.io/", "ray.io/")
 """Beginnings of labels by which the operator and KubeRay find pods."""

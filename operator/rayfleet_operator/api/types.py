@@ -7,18 +7,21 @@ object stands on the field; one that it must not write (so that rules can tell "
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rayfleet_operator.api import forms, quantity
 from rayfleet_operator.api.base import ApiModel, Rule, failure
-from rayfleet_operator.api.patterns import CONTROL, KUBERAYS, LABEL, MODEL_URI, NAME, NAME_LENGTH
+from rayfleet_operator.api.patterns import KUBERAYS, LABEL, MODEL_URI, NAME, NAME_LENGTH
+from rayfleet_operator.api.registry import Registry
 from rayfleet_operator.api.rollout import Rollout
 from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.api.traffic import NO_NUL, URI_EXAMPLE, Traffic
 from rayfleet_operator.api.transform import Transform
 
-__all__ = ["API_VERSION", "GROUP", "KUBERAYS_NAME", "NAMED", "VERSION", "ModelDeployment", "Transform"]
+__all__ = ["API_VERSION", "GROUP", "KUBERAYS_NAME", "NAMED", "VERSION", "ModelDeployment", "Registry", "Transform"]
 
 GROUP = "rayfleet.io"
 VERSION = "v1alpha1"
@@ -58,49 +61,6 @@ class Metadata(BaseModel):
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
-class Registry(ApiModel):
-    """Where and how often a registry URI is looked up."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="!has(self.caConfigMapName) || !has(self.trackingUri) || self.trackingUri.startsWith('https:')",
-            check=lambda registry: (
-                registry.ca_config_map_name is None
-                or registry.tracking_uri is None
-                or registry.tracking_uri.startswith("https:")
-            ),
-            message="caConfigMapName has no effect on a trackingUri without TLS",
-            right="leave caConfigMapName out, or use an https:// trackingUri",
-            field="caConfigMapName",
-        ),
-    )
-
-    tracking_uri: Annotated[
-        str | None,
-        forms.text(
-            rf"https?://[^ {CONTROL}@/?#]+(/[^ {CONTROL}@?#]*)?",
-            what="an http:// or https:// address without user, password or query",
-            example="http://mlflow.ml:5000",
-            max_length=1024,
-        ),
-    ] = None
-    """Address of the MLflow server. Left out: the server named by MLFLOW_TRACKING_URI. Credentials never stand here:
-    with `rayfleet up` they come from the environment."""
-    poll_interval: Annotated[str, forms.duration("1s", "24h", example="30s")] = "30s"
-    """How often the registry is asked what the URI points at now."""
-    secret_name: Annotated[str | None, forms.object_name("mlflow-token")] = None
-    """On Kubernetes: a Secret in the same namespace with credentials under the names of MLflow's variables
-    (MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD) and of the artifact store's
-    (AWS_*, AZURE_*, GOOGLE_*). The operator shows them to this server only; all of the fleet's pods can read them."""
-    ca_config_map_name: Annotated[str | None, forms.object_name("mlflow-ca")] = None
-    """On Kubernetes: a ConfigMap in the same namespace whose `ca.crt` holds the certificates, as PEM, by which the
-    server is trusted. Left out: the public authorities."""
-
-    @property
-    def poll_interval_seconds(self) -> float:
-        return quantity.parse_duration(self.poll_interval)
-
-
 class Model(ApiModel):
     """Which model to serve."""
 
@@ -115,12 +75,30 @@ class Model(ApiModel):
             field="registry",
         ),
         Rule(
-            cel="!self.uri.startsWith('file:') || !self.uri.contains('%00')",
-            check=lambda model: not model.uri.startswith("file:") or "%00" not in model.uri,
-            message="%00 stands for a character that no path holds",
-            right="leave it out",
-            field="uri",
+            cel="!has(self.registry) || !has(self.registry.writeBack)"
+            " || !(self.uri.startsWith('runs:/') || self.uri.matches('^models:/m-[0-9a-f]{32}$'))",
+            check=lambda model: (
+                model.registry.write_back is None
+                or not (model.uri.startswith("runs:/") or re.fullmatch(r"models:/m-[0-9a-f]{32}", model.uri))
+            ),
+            message="writeBack has no effect on a URI that is about no registered model",
+            right="leave writeBack out, or use a models:/NAME URI",
+            field="registry.writeBack",
         ),
+        Rule(
+            cel="!has(self.registry) || !has(self.registry.writeBack) || !has(self.registry.writeBack.alias)"
+            " || !self.uri.startsWith('models:/') || !self.uri.endsWith('@' + self.registry.writeBack.alias)",
+            check=lambda model: (
+                model.registry.write_back is None
+                or model.registry.write_back.alias is None
+                or not model.uri.startswith("models:/")
+                or not model.uri.endswith(f"@{model.registry.write_back.alias}")
+            ),
+            message="writeBack would move the alias that the URI follows",
+            right="write another alias",
+            field="registry.writeBack.alias",
+        ),
+        NO_NUL,
     )
 
     uri: Annotated[
@@ -128,8 +106,7 @@ class Model(ApiModel):
         forms.text(
             MODEL_URI,
             what="a model URI",
-            example="models:/NAME/3, models:/NAME@ALIAS, models:/NAME/Production (Staging, Archived, latest),"
-            " models:/m-ID, runs:/ID/PATH, s3://BUCKET/PATH (gs, az, abfs, abfss), file:///PATH or /PATH",
+            example=URI_EXAMPLE,
             max_length=1024,
         ),
     ]
@@ -221,6 +198,21 @@ class Limits(ApiModel):
 class ModelDeploymentSpec(ApiModel):
     """What a person asks for."""
 
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.traffic) || !has(self.rollout) || self.rollout.strategy == 'Immediate'"
+            " || !self.traffic.versions.exists(i, has(i.weight) && i.weight > 0)",
+            check=lambda spec: (
+                spec.traffic is None
+                or spec.rollout.strategy == "Immediate"
+                or not any(each.weight for each in spec.traffic.versions)
+            ),
+            message="a rollout by stages divides the requests as well",
+            right="leave the weights out, or the strategy",
+            field="traffic",
+        ),
+    )
+
     fleet: Name | None = None
     """ModelFleet in the same namespace to run on. Left out: a fleet of its own."""
     model: Model
@@ -237,6 +229,8 @@ class ModelDeploymentSpec(ApiModel):
     """Work on the CPU around the model, for `/predict` only."""
     rollout: Rollout = Field(default_factory=Rollout)
     """How a new version takes over."""
+    traffic: Traffic | None = None
+    """Versions beside the model's own, for A/B tests and for trying out. Left out: none."""
 
 
 class ModelDeployment(ApiModel):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rayfleet_operator.api.rollout import Analysis
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import chance
+from rayfleet_operator.plan import chance, distance
 
 TIMES = 5
 """A version with so many times the bad requests that are allowed should not pass a step by luck."""
@@ -24,6 +25,7 @@ def of(model: ModelDeployment) -> Iterator[str]:
         asked.append((analysis.error_rate.max_share, "fail"))
     if analysis.latency is not None:
         asked.append((1 - analysis.latency.percentile / 100, "are too slow"))
+    yield from _predictions(analysis)
     for allowed, bad in asked:
         share = min(TIMES * allowed, 1.0)
         if not 0 < allowed < share:
@@ -35,6 +37,17 @@ def of(model: ModelDeployment) -> Iterator[str]:
                 f"from {_percent(share)}: a version of whose requests {_percent(share)} {bad} passes a step in "
                 f"{100 * luck:.0f} of 100 cases; with {enough(share, allowed)} it does in fewer than {100 * LUCK:.0f}"
             )
+
+
+def _predictions(analysis: Analysis) -> Iterator[str]:
+    if analysis.predictions is None:
+        return
+    most = analysis.predictions.max_distance
+    if analysis.min_requests < (needed := distance.requests_needed(most)):
+        yield (
+            f"spec.rollout.analysis.minRequests: {analysis.min_requests} predictions hardly tell a distance of "
+            f"{most:g} from one of {2 * most:g}; with {needed} they do in 95 of 100 cases"
+        )
 
 
 def passes(n: int, share: float, allowed: float) -> float:

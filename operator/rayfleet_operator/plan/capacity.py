@@ -17,6 +17,8 @@ from rayfleet_operator.api.types import ModelDeployment, Resources
 from rayfleet_operator.plan.observed import ResolutionProblem
 
 REASON = "InsufficientCapacity"
+SUMS = "the fleet's models and routers ask for"
+"""How a `shortage` begins."""
 GIB = 2**30
 
 
@@ -105,12 +107,20 @@ def _fits(resources: Resources, worker: Worker) -> bool:
     )
 
 
+def _replicas(model: ModelDeployment) -> list[int]:
+    """Of its own version, and of each other that its traffic names. URIs that are spelled alike are one version."""
+    found = {model.spec.model.uri: model.spec.replicas}
+    for version in model.spec.traffic.versions if model.spec.traffic is not None else []:
+        found.setdefault(version.uri, version.replicas or model.spec.replicas)
+    return list(found.values())
+
+
 def shortage(models: Sequence[ModelDeployment], spec: ModelFleetSpec) -> str | None:
     """Why not all replicas of all models can run at once, if so; None when the sums leave room.
 
     Sums only: what fits by sum may still not fit by worker. Rollouts need room for two versions for a while.
     """
-    replicas = [(model.spec.replicas, model.spec.resources) for model in models]
+    replicas = [(count, model.spec.resources) for model in models for count in _replicas(model)]
     workers = [(group.ceiling, Worker.of(group)) for group in spec.worker_groups]
     routers = spec.routers.replicas * spec.routers.cpu_count
     sums = {
@@ -130,6 +140,6 @@ def shortage(models: Sequence[ModelDeployment], spec: ModelFleetSpec) -> str | N
     if not lacking:
         return None
     return (
-        f"the fleet's models and routers ask for {' and '.join(lacking)}. "
+        f"{SUMS} {' and '.join(lacking)}. "
         "Raise maxReplicas of a worker group, or lower spec.replicas or spec.resources of a model"
     )

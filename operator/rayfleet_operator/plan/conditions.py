@@ -44,10 +44,14 @@ class Reason(StrEnum):
     """Too few requests, or numbers that may be chance: the step is neither passed nor rolled back."""
     PAUSED = "Paused"
     """Somebody has to say how a rollout goes on."""
+    CANDIDATE_FAILED = "CandidateFailed"
+    """What must hold of a candidate does not, and it stays where it is until somebody says how the rollout goes on."""
     ROLLED_BACK = "RolledBack"
     """A candidate was given up, or somebody went back; the version before has the requests."""
     VERSION_UNKNOWN = "VersionUnknown"
     """Somebody wants to go back to a version of which nothing is known."""
+    TRAFFIC_PENDING = "TrafficPending"
+    """The model's own version is settled; not every one that its traffic names is what the spec says."""
     DRAINING = "Draining"
     RETRYING = "Retrying"
     REMOVING = "Removing"
@@ -76,6 +80,8 @@ class NoticeReason(StrEnum):
     """The model was logged to a run that had ended."""
     ARTIFACTS_CHANGED = "ArtifactsChanged"
     """A version's files were written again after it was registered."""
+    WRITE_BACK_FAILED = "WriteBackFailed"
+    """The registry does not say of the version that has every request that it has."""
 
 
 NOTICES = frozenset(map(str, NoticeReason))
@@ -108,6 +114,13 @@ def degraded(faults: list[tuple[str, str]]) -> Condition:
     if not faults:
         return Condition(ConditionType.DEGRADED, "False", Reason.AS_EXPECTED, "")
     return Condition(ConditionType.DEGRADED, "True", faults[0][0], "\n".join(message for _, message in faults))
+
+
+def noticed(found: tuple[Condition, ...], reason: str, message: str) -> tuple[Condition, ...]:
+    """Ready, Progressing and Degraded with one thing more to be told, after everything that is wrong already."""
+    *others, was = found
+    faults = [(was.reason, was.message)] if was.status == "True" else []
+    return (*others, degraded([*faults, (reason, message)]))
 
 
 def find(found: Iterable[StatusCondition], kind: ConditionType) -> StatusCondition | None:

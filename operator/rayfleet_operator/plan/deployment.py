@@ -16,6 +16,7 @@ from rayfleet_operator.plan import conditions, fleet_conditions, switch
 from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import DELETING, DEPLOY_FAILED, RUNNING, live_apps
+from rayfleet_operator.plan.measured import Answer, Question
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution
 from rayfleet_operator.plan.serve_config import ServeOptions
@@ -50,6 +51,7 @@ def plan_fleet(
     given: ObservedFleet,
     now: datetime,
     changing: bool = False,
+    measured: Mapping[Question, Answer] | None = None,
 ) -> Deployment:
     """
     Args:
@@ -79,6 +81,7 @@ def plan_fleet(
             now=now,
             written=given.table.models if given.table is not None else None,
             frozen=clusters.next is not None,
+            measured=measured,
         )
 
     planned = planned_from(observed)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import rollout
+from rayfleet_operator.plan import measured, rollout
 from rayfleet_operator.plan.analysis import Count
+from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.live import RUNNING
 from rayfleet_operator.plan.rollout import (
@@ -46,23 +47,52 @@ def divide(facts: ModelFacts, model: ModelDeployment, target: str) -> Division:
         return Division({target: 100}, holder)
     if mark is not None and target == mark.stable:
         # Back to where it came from. Until that is done, it is no rollout of its own.
-        weights = immediate(facts, target, holder)
+        weights = _moved(target, holder, facts.reachable(target, holder))
         return Division(weights, holder, mark if weights[target] < 100 else None)
     if model.spec.rollout.strategy == "Immediate":
-        return Division(immediate(facts, target, holder), holder)
+        return Division(_moved(target, holder, facts.reachable(target, holder) and facts.grown(target, holder)), holder)
+    own = mark if mark is not None and mark.candidate == target else None
+    return _by_stages(facts, model, holder, target, own, wanted=True)
+
+
+def stay(facts: ModelFacts, model: ModelDeployment, *, readable: bool) -> Division | None:
+    """The same of a rollout by stages while nobody knows which version is wanted: it goes no further, but a candidate
+    that fails, or is aborted, is given up all the same. None where there is no such rollout.
+
+    `readable`: whether the spec is. What it says of a candidate's failure is not known otherwise, and all stays.
+    """
+    mark = facts.mark() if facts.written is not None else None
+    if mark is None or mark.stable not in facts.live or not (mark.ended or mark.candidate in facts.live):
+        return None
+    if not readable:
+        share = facts.share(mark.candidate)
+        weights = {mark.stable: 100 - share} | ({mark.candidate: share} if mark.candidate in facts.live else {})
+        text = mark.why or "the spec cannot be read, so it stays as it is"
+        decision = RolloutDecision(mark=mark, weight=share, reason=Reason.RESOLVING, message=text)
+        return Division(weights, mark.stable, mark, decision)
+    return _by_stages(facts, model, mark.stable, mark.candidate, mark, wanted=False)
+
+
+def _by_stages(
+    facts: ModelFacts, model: ModelDeployment, holder: str, target: str, mark: RolloutMark | None, *, wanted: bool
+) -> Division:
+    """From the application that has the requests to another one."""
     decision = rollout.decide(
         model.spec.rollout,
         RolloutFacts(
             stable=holder,
             candidate=target,
-            mark=mark if mark is not None and mark.candidate == target else None,
+            wanted=wanted,
+            mark=mark,
             weight=facts.share(target),
             reachable=facts.reachable(target, holder),
+            grown=facts.grown(target, holder),
             lost=_lost(facts, target, holder),
             hopeless=_hopeless(facts, holder),
             held=facts.held(),
             frozen=facts.frozen,
             counted={app: Count.of(facts.routers.counts(app, facts.window)) for app in (target, holder)},
+            measured=measured.answers(model, mark, facts.measured),
             command=_command(model),
             now=facts.now,
         ),
@@ -73,13 +103,13 @@ def divide(facts: ModelFacts, model: ModelDeployment, target: str) -> Division:
     return Division(weights, holder, decision.mark, decision)
 
 
-def immediate(facts: ModelFacts, target: str, holder: str) -> dict[str, int]:
+def _moved(target: str, holder: str, reachable: bool) -> dict[str, int]:
     """Everything moves at once, as soon as the wanted version can be reached; until then nothing does.
 
     The other version's own health has no say but in that: one that can be reached is never worse, and with one that can
     not there is nothing better than what there was.
     """
-    share = 100 if facts.reachable(target, holder) else 0
+    share = 100 if reachable else 0
     return {target: share, holder: 100 - share}
 
 

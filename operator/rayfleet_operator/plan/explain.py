@@ -75,6 +75,10 @@ def progress(
         return conditions.progressing(Reason.DEPLOYING, message)
     routers = facts.routers
     reached = f"{routers.reaching(target)} of {routers.expected} routers can reach version {found.version}"
+    running, asked = found.observed.replicas_running, facts.model.spec.replicas if facts.model is not None else 0
+    if weights[target] == 0 and running is not None and running < asked:
+        text = f"{running} of {asked} replicas of version {found.version} run"
+        return conditions.progressing(Reason.DEPLOYING, text)
     if weights[target] == 0 or routers.reaching(target) == 0:
         return conditions.progressing(Reason.WAITING_FOR_ROUTERS, reached)
     if holder != target:
@@ -104,6 +108,15 @@ def given_up(mark: RolloutMark, version: str, leaving: Mapping[str, LiveApp]) ->
 def why_given_up(mark: RolloutMark, version: str) -> str:
     """For people, with the numbers that decided."""
     return f"version {version} was given up ({mark.ended}): {mark.why}"
+
+
+def candidate(mark: RolloutMark, version: str) -> list[tuple[str, str]]:
+    """What needs a person of a candidate, each with its reason."""
+    if mark.ended:
+        return [(Reason.ROLLED_BACK, why_given_up(mark, version))]
+    if mark.why:
+        return [(Reason.CANDIDATE_FAILED, f"version {version}: {mark.why}; abort it, or promote it")]
+    return []
 
 
 def _as_told(facts: ModelFacts) -> Condition | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rayfleet_operator.api.status import VersionStatus
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp, RouterView
+from rayfleet_operator.plan.measured import Answer, Question
 from rayfleet_operator.plan.observed import Resolution
 from rayfleet_operator.plan.versions import FAILED
 from rayfleet_serving.config import ModelRoute, RolloutMark, VersionRoute
@@ -32,19 +33,33 @@ class ModelFacts:
     Ray cluster may be the one that gets it. None: it is `route`."""
     frozen: bool = False
     """Another Ray cluster is to take over first, and what is written reaches that one alone."""
+    named: Mapping[str, Resolution] = field(default_factory=dict)
+    """What the URIs of the versions that `spec.traffic` names mean, by their names."""
+    measured: Mapping[Question, Answer] = field(default_factory=dict)
+    """What was answered to queries, of this model's rollout or another's."""
+
+    def without(self, apps: Collection[str]) -> ModelFacts:
+        """The same, but that these applications are not the model's."""
+        return replace(self, live={app: found for app, found in self.live.items() if app not in apps})
 
     @property
     def written(self) -> ModelRoute | None:
         """Its row in the table that was written last."""
         return self.given if self.given is not None else self.route
 
+    @property
+    def written_rows(self) -> Sequence[VersionRoute]:
+        """The versions in it; none where there is no row."""
+        return self.written.versions if self.written is not None else ()
+
     def share(self, app: str) -> int:
-        """Percent in the table that was written last; 0 for an application that is not in it."""
-        return sum(row.weight for row in self.written.versions if row.app == app) if self.written is not None else 0
+        """Percent in the table that was written last, of what the versions that `spec.traffic` names leave; 0 for an
+        application that is not in it, or is one of those."""
+        return _share(self.written, app)
 
     def weight(self, app: str) -> int:
-        """Percent in the table last given to the routers; 0 for an application that is not in it."""
-        return sum(version.weight for version in self.route.versions if version.app == app) if self.route else 0
+        """The same in the table last given to the routers."""
+        return _share(self.route, app)
 
     def row(self, app: str) -> VersionRoute | None:
         return next((version for version in self.route.versions if version.app == app), None) if self.route else None
@@ -79,6 +94,13 @@ class ModelFacts:
             return False
         return self.routers.all_reach(app) if self.routers.reaching(instead_of) else self.routers.answering_reach(app)
 
+    def grown(self, app: str, instead_of: str) -> bool:
+        """Whether `app` has the replicas that the spec asks for. One that `spec.traffic` named may have had fewer, and
+        Serve calls it RUNNING while it grows. Where nothing reaches the other one, few are better than none."""
+        running = self.live[app].observed.replicas_running if app in self.live else 0
+        wanted = self.model.spec.replicas if self.model is not None else 0
+        return running is None or running >= wanted or not self.routers.reaching(instead_of)
+
     def told(self, app: str) -> VersionStatus | None:
         """What the model's status says of it since the observation before."""
         versions = self.model.status.versions if self.model is not None else []
@@ -109,3 +131,10 @@ class ModelFacts:
             return max(weighted, key=lambda app: (self.weight(app), app))
         running = sorted(app for app, found in self.live.items() if found.status == RUNNING)
         return wanted if wanted in running else next(iter(running), None)
+
+
+def _share(route: ModelRoute | None, app: str) -> int:
+    """Of a model's own versions, as if there were no others: their weights sum to 100."""
+    own = {row.app: row.weight for row in route.versions if not row.name} if route is not None else {}
+    total = sum(own.values())
+    return round(100 * own.get(app, 0) / total) if total else 0

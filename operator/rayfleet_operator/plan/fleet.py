@@ -14,9 +14,10 @@ from typing import Any
 
 from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import rollback, serve_config
+from rayfleet_operator.plan import named, rollback, serve_config
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.live import DELETING, RouterView, live_apps
+from rayfleet_operator.plan.measured import Answer, Question
 from rayfleet_operator.plan.model import REQUEUE_S, ModelDecision, ModelPlan, decide
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution
 from rayfleet_operator.plan.serve_config import ServeOptions
@@ -51,13 +52,15 @@ def plan(
     now: datetime,
     written: Mapping[str, ModelRoute] | None = None,
     frozen: bool = False,
+    measured: Mapping[Question, Answer] | None = None,
 ) -> FleetPlan:
     """Plan one fleet.
 
     `fleet` None stands for a fleet with every default. `models` are all of the fleet's models, in any order.
     `written` are the rows of the table written last, where the observed routers may not have got it; `frozen` says that
-    another cluster gets it. `resolutions` are by model name; a model without one stays as it is deployed. Applications
-    that are neither a model nor the router are kept as they are.
+    another cluster gets it. `measured` are answers to `measured.questions`. `resolutions` are by model name, those of
+    versions that `spec.traffic` names by `named_key`; a model without one stays as it is deployed. Applications that
+    are neither a model nor the router are kept as they are.
     Raises ValueError when two models have one name.
     """
     twice = [name for name, count in Counter(model.metadata.name for model in models).items() if count > 1]
@@ -66,7 +69,7 @@ def plan(
 
     models, resolutions = rollback.applied(models, resolutions)
     by_name = {model.metadata.name: model for model in models}
-    decisions = _decide_each(by_name, resolutions, observed, now, written or {}, frozen)
+    decisions = _decide_each(by_name, resolutions, observed, now, written or {}, frozen, measured or {})
     spec = fleet.spec if fleet is not None else ModelFleetSpec()
     table = TrafficTable(
         models={name: decision.route for name, decision in sorted(decisions.items()) if decision.route is not None},
@@ -98,6 +101,7 @@ def _decide_each(
     now: datetime,
     written: Mapping[str, ModelRoute],
     frozen: bool,
+    measured: Mapping[Question, Answer],
 ) -> dict[str, ModelDecision]:
     routers = RouterView.of(observed)
     live = live_apps(observed)
@@ -114,6 +118,8 @@ def _decide_each(
                 now=now,
                 given=written.get(name),
                 frozen=frozen,
+                named=named.known(models.get(name), resolutions),
+                measured=measured,
             )
         )
         for name in {*models, *routes, *(found.model for found in live.values())}

@@ -113,7 +113,7 @@ def readiness(clusters: Clusters) -> Condition:
 
 def unreached(serving: ObservedCluster) -> Condition:
     """Ready where routers answer the operator, but not at the fleet's address; others may be better off there."""
-    text = f"cluster {serving.name} answers, but not yet at the fleet's Service"
+    text = f"cluster {serving.name} answers, but not yet on every connection to the fleet's Service"
     return conditions.ready("Unknown", Reason.SERVICE_UNREACHABLE, text)
 
 

@@ -16,27 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import conditions, explain, serve_config, traffic
+from rayfleet_operator.plan import conditions, explain, named, retry, rows, serve_config, traffic
 from rayfleet_operator.plan.conditions import Condition, Reason
-from rayfleet_operator.plan.division import divide
+from rayfleet_operator.plan.division import Division, divide
 from rayfleet_operator.plan.facts import ModelFacts
-from rayfleet_operator.plan.failure import cause
-from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem
 from rayfleet_operator.plan.rollout import RolloutDecision
-from rayfleet_operator.plan.versions import DRAINING, WAITING, VersionPlan
-from rayfleet_serving.config import ModelIdentity, ModelRoute, Transform, VersionRoute
+from rayfleet_operator.plan.staying import Staying, staying
+from rayfleet_operator.plan.versions import VersionPlan
+from rayfleet_serving.config import ModelIdentity, ModelRoute, VersionRoute
 
 REQUEUE_S = 1.0
 """How soon to look again while something is under way: Serve starts a replica in seconds, routers follow in less."""
-
-RETRY_FAILED_AFTER = timedelta(minutes=5)
-"""Serve gives up on a version after three failed starts. The cause may have passed since (a store that was down), so
-the version is taken out and given to Serve afresh after this long."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +41,18 @@ class ModelPlan:
     conditions: tuple[Condition, ...]
     """Ready, Progressing, Degraded: always all three, in this order."""
     versions: tuple[VersionPlan, ...]
-    """The version with the most weight first."""
+    """The model's own first, and of those the one with the most weight."""
     serving: bool
     """Whether some router can reach a version that has weight."""
     rollout: RolloutDecision | None = None
     """Of a rollout by stages, under way or given up."""
+
+    @property
+    def holder(self) -> VersionPlan | None:
+        """The version that has all requests but those that its traffic gives to others by name; None while two of the
+        model's own share them."""
+        own = [version for version in self.versions if version.weight > 0 and not version.name]
+        return own[0] if len(own) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -88,100 +89,151 @@ def _roll_out(
     """With a `problem`, `identity` is what the registry said last. `notices` are only told."""
     wanted = serve_config.model_app(model, identity)
     target = str(wanted["name"])
+    every = facts
+    apart = named.applications(every, model, target)
+    facts = every.without(apart)
     divided = divide(facts, model, target)
     holder, weights = divided.holder, divided.weights
+    given_up = divided.decision is not None and divided.mark is not None and bool(divided.mark.ended)
+    # One that its traffic names as well goes on with the share it has under its name until it gets one as its own.
+    shared = {app: share for app, share in weights.items() if share or app != target or given_up}
+    beside = named.others(every, apart, named.beside(every, model, shared.keys()))
     entries: dict[str, Mapping[str, Any]] = {target: wanted} if target in weights else {}
     if holder is not None and holder != target:
         entries[holder] = serve_config.refreshed(facts.live[holder].observed.entry, model.spec)
-    leaving = {app: found for app, found in facts.live.items() if app not in weights and not facts.retired(app)}
+    facts = facts.without(beside.apps - {target})
+    leaving = {
+        app: found
+        for app, found in facts.live.items()
+        if app not in weights and app not in beside.apps and not facts.retired(app)
+    }
     entries |= {app: found.observed.entry for app, found in leaving.items()}
 
-    identities = {app: (found.version, found.model_id) for app, found in facts.live.items()}
+    identities = {app: (found.version, found.model_id) for app, found in every.live.items()}
     identities[target] = (identity.version, identity.model_id)
     # The spec's transform is made for the wanted version; another one's labels or image size may be others.
     given = {app: row.transform for app in weights if app != target and (row := facts.row(app)) is not None}
-    rows = [_row(model, app, identities[app], weight, given.get(app)) for app, weight in weights.items()]
-    # A version on its way out stays in the table, without weight, for the routers to go on reporting what it has left.
-    left = {"weight": 0, "leaving": True}
-    rows += [row.model_copy(update=left) for app in leaving if (row := facts.row(app)) is not None]
-    route = traffic.route(model.spec, rows, divided.mark)
+    own = {app: share for app, share in weights.items() if app not in beside.apps}
+    shares = rows.shared_out(own, 100 - beside.weight)
+    table = [rows.row(model, app, identities[app], share, given.get(app)) for app, share in shares.items()]
+    gone = [*leaving, *beside.leaving]
+    table = [*beside.table(table), *rows.left(facts, gone)]
+    route = traffic.route(model.spec, table, divided.mark)
 
     # The one that has the requests is not tried again so: where it came from is known to nobody once its entry is gone.
-    retry = target in weights and _retry_due(facts, target)
-    if retry:
+    again = target in weights and retry.due(facts, target)
+    if again:
         del entries[target]
     versions = [
-        _version(facts, app, identities[app], weights.get(app, 0), leaving=app in leaving)
-        for app in identities
-        if app in weights or app in leaving
+        rows.told(every, row.app, (row.version, row.model_id), row.weight, leaving=row.leaving, row=row)
+        for row in table
     ]
-    faults = explain.faults(facts, target, weights)
-    if problem is not None:
-        kept = f"version {identity.version} stays the wanted one"
-        faults.append((problem.reason, f"{problem.message.rstrip('.')}; {kept}"))
-    if divided.decision is not None and divided.mark is not None and divided.mark.ended:
+    shown = {row.app for row in table}
+    versions += [rows.told(every, app, identities[app], 0, leaving=True) for app in gone if app not in shown]
+    if divided.mark is not None and given_up:
         progress = explain.given_up(divided.mark, identity.version, leaving)
-        faults.append((Reason.ROLLED_BACK, explain.why_given_up(divided.mark, identity.version)))
     else:
-        progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=retry)
+        progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=again)
         if divided.decision is not None and divided.mark is not None and divided.mark.stage >= 0:
             text = f"version {identity.version}, {divided.decision.message}"
             progress = conditions.progressing(divided.decision.reason, text)
-    faults += [(notice.reason, notice.message) for notice in notices]
+    if progress.reason == Reason.SETTLED:
+        progress = beside.progress or _divided(progress, table)
+    faults = _faults(facts, target, identity, divided, problem) + beside.faults
+    faults += [(notice.reason, notice.message) for notice in notices] + beside.notices
     return _decision(
         facts,
         weights=weights,
         versions=versions,
-        entries=entries,
+        entries=beside.entries | entries,
         route=route,
         progress=progress,
         faults=faults,
-        retry_in=_sooner(
-            _retry_in(facts, target) if target in weights else None,
+        retry_in=retry.sooner(
+            retry.due_in(facts, target) if target in weights else None,
             divided.decision.again_in if divided.decision is not None else None,
+            beside.look_in,
         ),
         decision=divided.decision,
     )
 
 
+def _faults(
+    facts: ModelFacts, target: str, identity: ModelIdentity, divided: Division, problem: ResolutionProblem | None
+) -> list[tuple[str, str]]:
+    """What needs a person, of the model's own versions: what runs, then the registry, then a candidate."""
+    faults = explain.faults(facts, target, divided.weights)
+    if problem is not None:
+        kept = f"version {identity.version} stays the wanted one"
+        faults.append((problem.reason, f"{problem.message.rstrip('.')}; {kept}"))
+    if divided.decision is not None and divided.mark is not None:
+        faults += explain.candidate(divided.mark, identity.version)
+    return faults
+
+
+def _divided(settled: Condition, table: list[VersionRoute]) -> Condition:
+    """Where versions have shares by name, not one of them has every request; and a name that means a version which has
+    its share already has none of its own."""
+    shares = [f"{row.weight} % go to version {row.version}" for row in table if row.weight]
+    text = "of the requests " + ", ".join(shares) if len(shares) > 1 else settled.message
+    same = [f"{name} means version {row.version} as well" for row in table for name in row.other_names]
+    return conditions.resting(Reason.SETTLED, "; ".join([text, *same]))
+
+
 def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem | None) -> ModelDecision:
     """Without a resolved version nothing is known to be wanted, so everything stays as it was last given.
 
-    Edits of the spec wait, too: they may be meant for a version that is not known yet.
+    Edits of the spec wait, too: they may be meant for a version that is not known yet. A rollout that is under way goes
+    no further, but its candidate is judged as before, and given up if it fails or somebody aborts it. Versions that
+    `spec.traffic` names are others, and wait for nothing unless all is held, but have a share only beside one that is
+    the model's own.
     """
-    route = facts.route
-    holder = facts.holder(None)
-    if holder is not None and facts.weight(holder) == 0:
-        # The table is lost or names nothing that lives; what runs must still be served.
-        found = facts.live[holder]
-        route = traffic.route(model.spec, [_row(model, holder, (found.version, found.model_id), 100, None)])
-    elif route is None or not route.versions:
-        route = traffic.waiting(model.spec)
-    weights = {row.app: row.weight for row in route.versions}
-    faults = explain.faults(facts, None, weights)
-    if problem is None:
-        progress = conditions.progressing(Reason.RESOLVING, "the registry has not answered yet")
-    else:
-        kept = ", ".join(f"version {found.version}" for app, found in facts.live.items() if weights.get(app, 0) > 0)
-        text = f"{problem.message.rstrip('.')}; {kept} keeps the requests" if kept else problem.message
-        # What is wrong with a version that answers is graver than what is wrong with the next one; where none answers,
-        # it is the next one that people wait for.
-        answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
-        faults.insert(len(faults) if answers else 0, (problem.reason, text))
-        progress = conditions.resting(problem.reason, "nothing moves until the wanted version is known")
+    kept = staying(facts, model, problem)
+    weights = kept.weights
+    mark, decision = (kept.division.mark, kept.division.decision) if kept.division is not None else (None, None)
+    by_name = [row for row in kept.route.versions if row.name]
+    versions = [
+        rows.told(facts, app, (found.version, found.model_id), weights.get(app, 0), leaving=app in kept.gone)
+        for app, found in kept.live.items()
+        if app not in {row.app for row in by_name}
+    ]
+    versions += [
+        rows.told(facts, row.app, (row.version, row.model_id), row.weight, leaving=row.leaving, row=row)
+        for row in by_name
+    ]
+    progress, faults = _unknown(facts, kept, problem)
+    if mark is not None and mark.candidate in facts.live:
+        faults += explain.candidate(mark, facts.live[mark.candidate].version)
     return _decision(
         facts,
         weights=weights,
-        versions=[
-            _version(facts, app, (found.version, found.model_id), weights.get(app, 0), leaving=False)
-            for app, found in facts.live.items()
-        ],
-        entries={app: found.observed.entry for app, found in facts.live.items()},
-        route=route,
+        versions=versions,
+        entries=kept.beside.entries | {app: found.observed.entry for app, found in kept.live.items()},
+        route=kept.route,
         progress=progress,
-        faults=faults,
-        retry_in=None,
+        faults=[*faults, *kept.beside.faults, *kept.beside.notices],
+        retry_in=retry.sooner(
+            0.0 if kept.gone else decision.again_in if decision is not None else None, kept.beside.look_in
+        ),
+        decision=decision,
     )
+
+
+def _unknown(
+    facts: ModelFacts, kept: Staying, problem: ResolutionProblem | None
+) -> tuple[Condition, list[tuple[str, str]]]:
+    """What is told of a wanted version that nobody knows, with the faults of what runs."""
+    weights = kept.weights
+    faults = explain.faults(facts, None, weights)
+    if problem is None:
+        return conditions.progressing(Reason.RESOLVING, "the registry has not answered yet"), faults
+    having = ", ".join(f"version {found.version}" for app, found in kept.live.items() if weights.get(app, 0) > 0)
+    text = f"{problem.message.rstrip('.')}; {having} keeps the requests" if having else problem.message
+    # What is wrong with a version that answers is graver than what is wrong with the next one; where none answers, it
+    # is the next one that people wait for.
+    answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
+    faults.insert(len(faults) if answers else 0, (problem.reason, text))
+    return conditions.resting(problem.reason, "nothing moves until the wanted version is known"), faults
 
 
 def _remove(facts: ModelFacts) -> ModelDecision:
@@ -191,7 +243,7 @@ def _remove(facts: ModelFacts) -> ModelDecision:
         facts,
         weights={},
         versions=[
-            _version(facts, app, (found.version, found.model_id), 0, leaving=True) for app, found in leaving.items()
+            rows.told(facts, app, (found.version, found.model_id), 0, leaving=True) for app, found in leaving.items()
         ],
         entries={app: found.observed.entry for app, found in leaving.items()},
         route=None,
@@ -213,7 +265,7 @@ def _decision(
     retry_in: float | None,
     decision: RolloutDecision | None = None,
 ) -> ModelDecision:
-    ordered = tuple(sorted(versions, key=lambda version: (-version.weight, version.app)))
+    ordered = tuple(sorted(versions, key=lambda version: (bool(version.name), -version.weight, version.app)))
     serving = any(weight > 0 and facts.routers.reaching(app) > 0 for app, weight in weights.items())
     plan = ModelPlan(
         name=facts.name,
@@ -227,57 +279,3 @@ def _decision(
         # A retry that is due may have to wait for the routers to be known.
         requeue_after = max(requeue_after, REQUEUE_S)
     return ModelDecision(plan, tuple(entries.values()), route, requeue_after)
-
-
-def _sooner(*seconds: float | None) -> float | None:
-    return min((each for each in seconds if each is not None), default=None)
-
-
-def _row(
-    model: ModelDeployment, app: str, identity: tuple[str, str], weight: int, transform: Transform | None
-) -> VersionRoute:
-    """`identity` is the version and its model id; without a transform of its own the version gets the spec's."""
-    version, model_id = identity
-    return VersionRoute(
-        app=app,
-        version=version,
-        model_id=model_id,
-        weight=weight,
-        max_batch_size=model.spec.batching.max_batch_size,
-        transform=transform or traffic.transform(model.spec.transform),
-    )
-
-
-def _version(facts: ModelFacts, app: str, identity: tuple[str, str], weight: int, *, leaving: bool) -> VersionPlan:
-    """`identity` is the version and its model id."""
-    failed = facts.failed(app)
-    failure = failed.message if failed is not None and not leaving else None
-    if app not in facts.live:
-        return VersionPlan(*identity, app, weight, WAITING, failure=failure)
-    found = facts.live[app]
-    return VersionPlan(
-        *identity,
-        app,
-        weight,
-        DRAINING if leaving else found.status,
-        "" if found.status == RUNNING else cause(found.observed.message),
-        found.observed.replicas_running,
-        found.observed.replicas_target,
-        failure,
-    )
-
-
-def _retry_due(facts: ModelFacts, target: str) -> bool:
-    """Serve may call an application failed whose older replicas still answer; those are left alone. A router that does
-    not answer may reach one, unless Serve has none; where no router answers, nothing is dropped."""
-    if _retry_in(facts, target) != 0 or not facts.routers.routers or facts.routers.reaching(target):
-        return False
-    return facts.routers.complete or not facts.live[target].observed.replicas_running
-
-
-def _retry_in(facts: ModelFacts, target: str) -> float | None:
-    """Seconds until a failed version is given to Serve afresh; None where it did not fail."""
-    found = facts.live.get(target)
-    if found is None or found.status != DEPLOY_FAILED or found.observed.failed_since is None:
-        return None
-    return max(0.0, (found.observed.failed_since + RETRY_FAILED_AFTER - facts.now).total_seconds())

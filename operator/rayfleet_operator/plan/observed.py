@@ -88,6 +88,11 @@ Resolution = ModelIdentity | Noted | ResolutionProblem
 """What the registry said about one model; `Noted` where there is something to be told."""
 
 
+def named_key(model: str, name: str) -> str:
+    """What the resolution of a version that `spec.traffic` names is kept under, among those of models."""
+    return f"{model}/{name}"
+
+
 def identity_of(resolution: Resolution | None) -> ModelIdentity | None:
     """What the URI means, or meant where the registry says nothing of it now."""
     match resolution:

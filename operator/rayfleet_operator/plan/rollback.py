@@ -54,7 +54,8 @@ def earlier(status: ModelDeploymentStatus) -> list[tuple[str, str]]:
     newest = _newest(status)
     if newest is None or (status.resolved is not None and status.resolved.model_id != newest.model_id):
         return []
-    out = {newest.model_id, *(version.model_id for version in status.versions if version.weight == 100)}
+    own = [version for version in status.versions if version.weight > 0 and not version.traffic]
+    out = {newest.model_id, *(version.model_id for version in own if len(own) == 1)}
     found: dict[str, tuple[str, str]] = {}
     for each in _had_all(status):
         if each.model_id not in out:

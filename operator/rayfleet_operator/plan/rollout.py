@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from rayfleet_operator.api.rollout import Rollout
@@ -18,6 +18,7 @@ from rayfleet_operator.api.timestamp import moment, stamp
 from rayfleet_operator.plan import analysis, strategy
 from rayfleet_operator.plan.analysis import Count, Outcome, Verdict
 from rayfleet_operator.plan.conditions import Reason
+from rayfleet_operator.plan.measured import Answer
 from rayfleet_operator.plan.strategy import Stage
 from rayfleet_serving.config import RolloutMark
 
@@ -32,6 +33,7 @@ LOST = timedelta(seconds=15)
 """How long nothing of a candidate may answer before it is lost: Serve starts a replica that died again in seconds."""
 HOPELESS = timedelta(minutes=5)
 """How long a stable version may not run before one that was given up is tried again: it is all there is."""
+UNREACHED = "not every router reaches the candidate, or it is not running"
 FROZEN = "another Ray cluster is to take over first"
 
 
@@ -54,12 +56,16 @@ class RolloutFacts:
     """Application of the version that requests go back to."""
     candidate: str
     """Application of the version that should have them."""
+    wanted: bool = True
+    """Whether the candidate is known to be the version that is wanted."""
     mark: RolloutMark | None
     """Where the rollout of this candidate stands; None before it begins."""
     weight: int
     """The candidate's, in percent, in the table written last."""
     reachable: bool
     """Requests can move to the candidate: `ModelFacts.reachable`."""
+    grown: bool
+    """And it has all its replicas: `ModelFacts.grown`."""
     lost: bool
     """Every router that there should be answers, none reaches the candidate, and it does not start either."""
     hopeless: bool
@@ -70,6 +76,8 @@ class RolloutFacts:
     """Another Ray cluster is to take over first."""
     counted: Mapping[str, Count]
     """What routers counted in the window of the row written last, by application."""
+    measured: Mapping[str, Answer] = field(default_factory=dict)
+    """What was answered to the analysis' queries in this stage, by their names."""
     command: Command
     now: datetime
 
@@ -105,12 +113,14 @@ def decide(rollout: Rollout, facts: RolloutFacts) -> RolloutDecision:
     stages = strategy.stages(rollout)
     rules = _rules(rollout, facts.command)
     mark = facts.mark
-    if mark is None or (mark.ended and (mark.rules != rules or _worse(facts, mark))):
+    if mark is None or (facts.wanted and mark.ended and (mark.rules != rules or _worse(facts, mark))):
         mark = RolloutMark(stable=facts.stable, candidate=facts.candidate, began=stamp(facts.now))
     if mark.ended:
         return _given_up(rollout, facts, mark)
     if facts.command.abort == attempt(mark):
         return _give_up(rollout, facts, mark, rules, "Aborted", "somebody aborted it")
+    if not facts.wanted:
+        return _stay(rollout, facts, mark, rules)
     if mark.stage < 0:
         return _prepare(rollout, facts, mark, rules, stages)
     return _step(rollout, facts, mark, rules, stages)
@@ -121,13 +131,27 @@ def _worse(facts: RolloutFacts, mark: RolloutMark) -> bool:
     return facts.hopeless and bool(mark.lost) and facts.now - moment(mark.lost) >= HOPELESS
 
 
+def _stay(rollout: Rollout, facts: RolloutFacts, mark: RolloutMark, rules: str) -> RolloutDecision:
+    """Nobody knows which version is wanted, so the candidate goes no further; what it is given up for still counts."""
+    text = "it goes no further while nobody knows which version is wanted"
+    if mark.stage < 0:
+        return RolloutDecision(mark=mark, weight=0, reason=Reason.RESOLVING, message=text)
+    mark, verdict, given_up = _judged(rollout, facts, mark, rules)
+    if given_up is not None:
+        return given_up
+    text = f"weight {facts.weight}: {text}"
+    return RolloutDecision(
+        mark=mark, weight=facts.weight, reason=Reason.RESOLVING, message=text, verdict=verdict, again_in=0.0
+    )
+
+
 def _prepare(
     rollout: Rollout, facts: RolloutFacts, mark: RolloutMark, rules: str, stages: tuple[Stage, ...]
 ) -> RolloutDecision:
     """The candidate has no weight yet."""
     if facts.reachable and facts.hopeless:
         return _enter(mark, stages, len(stages) - 1, "the version before does not run")
-    if facts.reachable:
+    if facts.reachable and facts.grown:
         return _enter(mark, stages, 0, "the candidate is ready")
     if facts.frozen:
         # The candidate does not even start before, so the clock does not either.
@@ -155,13 +179,9 @@ def _step(
             mark = mark.model_copy(update={"since": "", "why": ""})
             return RolloutDecision(mark=mark, weight=weight, reason=Reason.SHIFTING, message="the steps were changed")
         weight = facts.weight
-    verdict = _verdict(rollout, facts)
-    mark = mark.model_copy(update={"lost": (mark.lost or stamp(facts.now)) if facts.lost else ""})
-    fault = _fault(facts, mark, verdict)
-    if fault is not None and rollout.on_failure == "Rollback" and not facts.hopeless:
-        return _give_up(rollout, facts, mark, rules, *fault, verdict)
-    if fault is not None and not mark.why:
-        mark = mark.model_copy(update={"why": fault[1]})
+    mark, verdict, given_up = _judged(rollout, facts, mark, rules)
+    if given_up is not None:
+        return given_up
     if not mark.since and facts.held:
         mark = mark.model_copy(update={"since": stamp(facts.now)})
     elif mark.since and facts.held and not facts.frozen and _promoted(facts, mark, stages, at):
@@ -175,6 +195,20 @@ def _step(
     return RolloutDecision(
         mark=mark, weight=weight, reason=reason, message=f"{_where(stages, at, weight)}: {text}", verdict=verdict
     )
+
+
+def _judged(
+    rollout: Rollout, facts: RolloutFacts, mark: RolloutMark, rules: str
+) -> tuple[RolloutMark, Verdict | None, RolloutDecision | None]:
+    """What is known of a candidate in a stage, and the decision if that gives it up."""
+    verdict = _verdict(rollout, facts)
+    mark = mark.model_copy(update={"lost": (mark.lost or stamp(facts.now)) if facts.lost else ""})
+    fault = _fault(facts, mark, verdict)
+    if fault is not None and rollout.on_failure == "Rollback" and not facts.hopeless:
+        return mark, verdict, _give_up(rollout, facts, mark, rules, *fault, verdict)
+    if fault is not None and not mark.why:
+        mark = mark.model_copy(update={"why": fault[1]})
+    return mark, verdict, None
 
 
 def _promoted(facts: RolloutFacts, mark: RolloutMark, stages: tuple[Stage, ...], at: int) -> bool:
@@ -212,12 +246,13 @@ def _waits(
     if not facts.held:
         # Nothing moves while nobody knows what some router holds.
         return Reason.WAITING_FOR_ROUTERS, "not every router says that it holds these weights"
+    not_yet = "" if _may_go_on(facts, weight) else f", which takes no effect while {UNREACHED}"
     if mark.why:
-        return Reason.PAUSED, f"{mark.why}; promote it or abort it"
+        return Reason.PAUSED, f"{mark.why}; abort it, or promote it{not_yet}"
     if rollout.paused:
-        return Reason.PAUSED, "spec.rollout.paused says to stay"
+        return Reason.PAUSED, "it is to stay, as spec.rollout.paused or the command says"
     if stage.hold is None:
-        return Reason.PAUSED, "it waits for somebody to promote it"
+        return Reason.PAUSED, f"it waits for somebody to promote it{not_yet}"
     over = moment(mark.since) + timedelta(seconds=stage.hold)
     if facts.now < over:
         return Reason.HOLDING, f"until {stamp(over)}"
@@ -225,7 +260,9 @@ def _waits(
     if verdict is not None and verdict.outcome == Outcome.INCONCLUSIVE and weight < 100:
         return Reason.INCONCLUSIVE, f"nothing can be concluded yet: {verdict.message}"
     if not _may_go_on(facts, weight):
-        return Reason.DEPLOYING, "not every router reaches the candidate, or it is not running"
+        return Reason.DEPLOYING, UNREACHED
+    if weight < 100 and not facts.grown:
+        return Reason.DEPLOYING, "not all replicas of the candidate run; promote goes on without them"
     return None
 
 
@@ -233,9 +270,8 @@ def _verdict(rollout: Rollout, facts: RolloutFacts) -> Verdict | None:
     """None where nothing is asked, or where the candidate has no requests that could tell."""
     if rollout.analysis is None or facts.weight == 0:
         return None
-    nothing = Count()
-    counted = facts.counted
-    return analysis.judge(rollout.analysis, counted.get(facts.candidate, nothing), counted.get(facts.stable, nothing))
+    candidate, stable = (facts.counted.get(app, Count()) for app in (facts.candidate, facts.stable))
+    return analysis.judge(rollout.analysis, candidate, stable, facts.measured)
 
 
 def _advance(
@@ -290,7 +326,8 @@ def _where(stages: tuple[Stage, ...], at: int, weight: int) -> str:
 
 
 def _rules(rollout: Rollout, command: Command) -> str:
-    """Tells apart what candidates are judged by. That a rollout is paused is not among it."""
-    said = rollout.model_dump(mode="json", exclude={"paused"})
+    """Tells apart what candidates are judged by. That a rollout is paused is not among it, nor is what is left to its
+    default: a release that brings a new field must not have every candidate tried again that was given up."""
+    said = rollout.model_dump(mode="json", exclude={"paused"}, exclude_defaults=True)
     text = json.dumps([said, command.retry], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -6,16 +6,24 @@ is asked for; only where none of them has anything to say, the words are Serve's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from rayfleet_operator.api.status import Condition as StatusCondition
-from rayfleet_operator.api.status import ModelDeploymentStatus, ModelFleetStatus, ResolvedModel, VersionStatus
+from rayfleet_operator.api.status import (
+    ModelDeploymentStatus,
+    ModelFleetStatus,
+    NamedModel,
+    ResolvedModel,
+    VersionStatus,
+)
 from rayfleet_operator.api.timestamp import stamp
+from rayfleet_operator.api.traffic import NamedVersion
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import capacity, conditions, history, rollback
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
@@ -25,6 +33,7 @@ from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
 from rayfleet_operator.plan.versions import DRAINING, FAILED, UNKNOWN, VersionPlan
+from rayfleet_serving.config import ModelIdentity
 
 MAX_VERSION_MESSAGE = 4096
 MAX_MESSAGE = 32768
@@ -60,6 +69,7 @@ def model_status(
     now: datetime,
     refused: Trouble | None = None,
     address_taken: bool = False,
+    named: Mapping[str, Resolution] = MappingProxyType({}),
 ) -> ModelDeploymentStatus:
     """
     Args:
@@ -70,27 +80,43 @@ def model_status(
         now: the time of this observation.
         refused: what of the fleet's objects could not be written, and why.
         address_taken: the Service that `url` names is somebody else's, or could not be written; `refused` says why.
+        named: resolutions of the versions that its traffic names, by their names.
     """
+    untold = any(version.state == UNKNOWN for version in planned.versions)
+    # What Serve does not say just now is as it was.
+    running = model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions)
+    short = _said_to_be_short(model) if untold else _short(planned)
     explained = explain(
-        planned, troubles, shortage, replicas=model.spec.replicas, refused=refused, address_taken=address_taken
+        planned,
+        troubles,
+        shortage,
+        # Serve may not have heard yet of what the spec asks for.
+        short=short or running < model.spec.replicas,
+        refused=refused,
+        address_taken=address_taken,
     )
     generation = model.metadata.generation
     if quiet and not address_taken:
         explained = as_before(model.status.conditions, explained, generation)
-    untold = any(version.state == UNKNOWN for version in planned.versions)
     before = {version.app: version for version in model.status.versions}
     said = rollback.word_of(model)
+    traffic = model.spec.traffic.versions if model.spec.traffic is not None else []
     back_to = said.to.model_id if said is not None and said.to is not None else None
-    rolling, resolved = history.rollout_status(planned), _resolved(model, resolution)
+    rolling, resolved = history.rollout_status(planned, model.status.rollout, now), _resolved(model, resolution)
     return ModelDeploymentStatus(
         observed_generation=generation,
         conditions=merged(model.status.conditions, explained, generation, now),
         url=url,
         resolved=resolved,
-        replicas=model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions),
+        replicas=running,
         versions=[_version(version, before.get(version.app)) for version in planned.versions][:16],
+        # Of a spec that cannot be read nobody knows whether it still names them.
+        traffic=model.status.traffic
+        if not traffic and isinstance(resolution, ResolutionProblem) and resolution.held
+        else [found for version in traffic if (found := _named(model, version, named.get(version.name)))],
         rollout=rolling,
         history=history.history(model.status, rolling, resolved, planned, now, back_to),
+        written_back=model.status.written_back,
     )
 
 
@@ -104,9 +130,10 @@ def as_before(
     if was is not None and was.status == "True" and ready.status != "True":
         ready = conditions.ready("True", was.reason, was.message)
     was = conditions.find(before, ConditionType.PROGRESSING)
-    settled = was is not None and (was.reason, was.observed_generation) == (Reason.SETTLED, generation)
+    at_rest = was is not None and was.reason in (Reason.SETTLED, Reason.TRAFFIC_PENDING)
+    settled = at_rest and was is not None and was.observed_generation == generation
     if was is not None and settled and progressing.reason in (Reason.WAITING_FOR_ROUTERS, FleetReason.STARTING):
-        progressing = conditions.resting(was.reason, was.message)
+        progressing = replace(progressing, status=was.status, reason=was.reason, message=was.message)
     return ready, progressing, degraded
 
 
@@ -115,20 +142,19 @@ def explain(
     troubles: Sequence[Trouble],
     shortage: str | None,
     *,
-    replicas: int = 0,
+    short: bool = False,
     refused: Trouble | None = None,
     address_taken: bool = False,
 ) -> tuple[Condition, ...]:
     """The planner's conditions; where the model is not ready, with the reason of the layer that knows why.
 
-    `replicas` are those that the spec asks for, of which Serve may not have heard yet. The other arguments are as for
-    `model_status`.
+    `short` says that fewer replicas run than should. The other arguments are as for `model_status`.
     """
     ready, progressing, degraded = planned.conditions
     own = Trouble(degraded.reason, degraded.message) if degraded.status == "True" else None
     # Where the registry's notices are all, whatever else is the matter is graver.
     mild = own is not None and own.reason in conditions.NOTICES
-    outside = _outside(planned, ready, troubles, shortage, replicas)
+    outside = _outside(ready, troubles, shortage, short)
     if refused is not None:
         outside = [refused, *(each for each in outside if each != refused)]
     if address_taken:
@@ -168,16 +194,24 @@ def _degraded(faults: Sequence[Trouble]) -> Condition:
     return conditions.degraded([(each.reason, each.message) for each in faults])
 
 
-def _outside(
-    planned: ModelPlan, ready: Condition, troubles: Sequence[Trouble], shortage: str | None, replicas: int
-) -> list[Trouble]:
+def _short(planned: ModelPlan) -> bool:
+    """Whether Serve works towards more replicas of some version than run."""
+    return any((each.replicas_running or 0) < (each.replicas_target or 0) for each in planned.versions)
+
+
+def _said_to_be_short(model: ModelDeployment) -> bool:
+    """Whether its status says so."""
+    said = conditions.find(model.status.conditions, ConditionType.DEGRADED)
+    return (
+        said is not None and said.status == "True" and (said.reason == capacity.REASON or capacity.SUMS in said.message)
+    )
+
+
+def _outside(ready: Condition, troubles: Sequence[Trouble], shortage: str | None, short: bool) -> list[Trouble]:
     """What keeps the model from running that is not its own fault; one at most."""
     if ready.status == "False" and troubles:
         return [troubles[0]]
-    running = sum(each.replicas_running or 0 for each in planned.versions)
-    short = any((each.replicas_running or 0) < (each.replicas_target or 0) for each in planned.versions)
-    lacking = ready.status == "False" or short or running < replicas
-    if shortage is not None and lacking:
+    if shortage is not None and (short or ready.status == "False"):
         return [Trouble(capacity.REASON, shortage)]
     return []
 
@@ -251,18 +285,34 @@ def events(before: Sequence[StatusCondition], after: Sequence[StatusCondition]) 
 
 def _resolved(model: ModelDeployment, resolution: Resolution | None) -> ResolvedModel | None:
     """What was resolved now; where the registry said nothing, what it said before about the same URI."""
-    identity = identity_of(resolution)
     spec = model.spec.model
+    identity = identity_of(resolution)
     if identity is None:
         before = model.status.resolved
         same = before is not None and (before.uri, before.tracking_uri) == (spec.uri, spec.registry.tracking_uri or "")
         # That no worker is large enough says nothing about the registry.
         silent = not isinstance(resolution, ResolutionProblem) or resolution.reason == capacity.REASON
         return before if same and silent else None
+    return _meant(ResolvedModel, identity, uri=spec.uri, tracking_uri=spec.registry.tracking_uri or "")
+
+
+def _named(model: ModelDeployment, version: NamedVersion, resolution: Resolution | None) -> NamedModel | None:
+    """The same of a version that its traffic names. As long as nothing is known of its URI, what was known stays."""
+    identity, server = identity_of(resolution), model.spec.model.registry.tracking_uri or ""
+    if identity is None:
+        before = next((each for each in model.status.traffic if each.name == version.name), None)
+        same = before is not None and (before.uri, before.tracking_uri) == (version.uri, server)
+        return before if same and resolution is None else None
+    return _meant(NamedModel, identity, name=version.name, uri=version.uri, tracking_uri=server)
+
+
+Meant = TypeVar("Meant", bound=ResolvedModel)
+
+
+def _meant(kind: type[Meant], identity: ModelIdentity, **fields: str) -> Meant | None:
     try:
-        return ResolvedModel(
-            uri=spec.uri,
-            tracking_uri=spec.registry.tracking_uri or "",
+        return kind(
+            **fields,
             version=identity.version,
             model_id=identity.model_id,
             artifact_uri=identity.artifact_uri,
@@ -292,7 +342,9 @@ def _version(version: VersionPlan, before: VersionStatus | None) -> VersionStatu
         name=version.version[:64],
         model_id=version.model_id[:128],
         app=version.app,
+        traffic=version.name,
         weight=version.weight,
+        mirror=version.mirror,
         state=state,
         message=message[:MAX_VERSION_MESSAGE],
     )

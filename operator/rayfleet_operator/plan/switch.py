@@ -93,8 +93,8 @@ class Clusters:
     pending: str | None = None
     """The one KubeRay builds, and gives every new Serve config."""
     reached: bool
-    """Whether a router answers at the fleet's address. Workers may be ready for seconds before a Service leads to
-    them."""
+    """Whether routers answer at the fleet's address. Workers may be ready for seconds before a Service leads to them,
+    and gone for seconds before it no longer does."""
 
     @property
     def serving(self) -> ObservedCluster | None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rayfleet_operator.api import types as api
-from rayfleet_operator.api.rollout import Sticky
-from rayfleet_serving import config
-from rayfleet_serving.config import Classification, ImageInput, Limits, ModelRoute, RolloutMark, Transform, VersionRoute
+from rayfleet_serving.config import (
+    Classification,
+    ImageInput,
+    Limits,
+    ModelRoute,
+    RolloutMark,
+    Sticky,
+    Transform,
+    VersionRoute,
+)
 
 
 def route(
@@ -18,19 +25,40 @@ def route(
     total = sum(version.weight for version in ordered)
     if total != 100:
         raise ValueError(f"weights sum to {total}, not 100: {ordered}")
-    under_way = rollout is not None and not rollout.ended
+    analysis = spec.rollout.analysis
     return ModelRoute(
         versions=ordered,
         limits=limits(spec.limits),
         rollout=rollout,
-        sticky=_sticky(spec.rollout.sticky) if under_way else None,
+        sticky=_sticky(spec, rollout),
+        predictions=_under_way(rollout) and analysis is not None and analysis.predictions is not None,
     )
 
 
-def _sticky(spec: Sticky | None) -> config.Sticky | None:
-    if spec is None:
+def as_given(
+    given: ModelRoute, spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute], rollout: RolloutMark | None
+) -> ModelRoute:
+    """The row that routers have, with these versions, whatever the spec says now; but a rollout that is over leaves
+    nothing of it behind."""
+    update: dict[str, object] = {"versions": list(versions)}
+    if rollout is not None:
+        update["rollout"] = rollout
+        if rollout.ended:
+            update |= {"predictions": False, "sticky": _sticky(spec, rollout)}
+    return given.model_copy(update=update)
+
+
+def _under_way(rollout: RolloutMark | None) -> bool:
+    return rollout is not None and not rollout.ended
+
+
+def _sticky(spec: api.ModelDeploymentSpec, rollout: RolloutMark | None) -> Sticky | None:
+    """How callers are told apart while their version is chosen for them: by the rollout, or by `spec.traffic`."""
+    traffic = spec.traffic.sticky if spec.traffic is not None else None
+    given = spec.rollout.sticky if _under_way(rollout) else traffic
+    if given is None:
         return None
-    return config.Sticky(header=spec.header.lower() if spec.header is not None else None, cookie=spec.cookie)
+    return Sticky(header=given.header.lower() if given.header is not None else None, cookie=given.cookie)
 
 
 def waiting(spec: api.ModelDeploymentSpec) -> ModelRoute:

@@ -32,3 +32,7 @@ class VersionPlan:
     """Replicas that Serve is working towards; None where Serve does not say."""
     failure: str | None = None
     """Why it failed to start before, while it is tried again; else None."""
+    name: str = ""
+    """In `spec.traffic`; "" for the model's own."""
+    mirror: int = 0
+    """Percent of the others' requests of which it gets a copy."""

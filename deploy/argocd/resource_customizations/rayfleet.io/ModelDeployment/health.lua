@@ -27,6 +27,7 @@ end
 -- While a change is under way, most faults may pass by themselves: a registry that is away, a pod that waits for a node.
 -- A sync that waits goes on waiting then. These do not pass, and a model's old version that still answers hides nothing.
 local final = {
+  CandidateFailed = true,
   ProgressDeadlineExceeded = true,
   RayServiceRefused = true,
   RolledBack = true,
@@ -39,6 +40,7 @@ local notices = {
   RunNotEnded = true,
   SeveralInStage = true,
   VersionArchived = true,
+  WriteBackFailed = true,
 }
 local noticed = holds("Degraded") and notices[found["Degraded"].reason]
 if holds("Degraded") and not noticed then
