@@ -134,7 +134,9 @@ class Resolutions:
 
     def tracking_uri(self, model: ModelDeployment) -> str | None:
         """The server that is asked for this model; None where none is."""
-        asks = model.spec.model.uri.startswith(("models:/", "runs:/"))
+        named = model.spec.traffic.versions if model.spec.traffic is not None else []
+        uris = (model.spec.model.uri, *(version.uri for version in named))
+        asks = any(uri.startswith(("models:/", "runs:/")) for uri in uris)
         return self._resolver.tracking_uri(model.spec.model) if asks else None
 
     def follow(

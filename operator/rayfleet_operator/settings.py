@@ -10,17 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import httpx
 import yaml
 from pydantic import ValidationError
 
 from rayfleet_operator.api import quantity
 from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.api.forms import CREDENTIALS
+from rayfleet_operator.api.patterns import ADDRESS
 from rayfleet_operator.api.problems import described
 
 LogFormat = Literal["json", "text"]
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LIKE = "http://prometheus.monitoring:9090"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Value = TypeVar("Value")
@@ -28,6 +32,27 @@ Value = TypeVar("Value")
 
 class SettingsError(ValueError):
     """A variable has a value that cannot be meant; the message names it and says what would be right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrometheusSettings:
+    """Where the queries of rollouts are asked. `rayfleet up` reads the same variables."""
+
+    url: str | None = None
+    """RAYFLEET_PROMETHEUS_URL. Prometheus, or what speaks its API; with what comes before `/api/v1`, if anything does.
+    Left out: nothing can be concluded where a rollout has a query."""
+    token_file: Path | None = None
+    """RAYFLEET_PROMETHEUS_TOKEN_FILE, the path of a file with a bearer token. Left out: none is shown. The file may
+    change."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> PrometheusSettings:
+        """Raises SettingsError as `Settings.from_environment` does."""
+        read = _Reader(environ)
+        return cls(
+            url=read("RAYFLEET_PROMETHEUS_URL", _address, None),
+            token_file=read("RAYFLEET_PROMETHEUS_TOKEN_FILE", _path, None),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +81,8 @@ class Settings:
     one a line. Left out: nothing listens for webhooks. The file need not be there yet, and may change."""
     registry_webhook_port: int = 8083
     """RAYFLEET_REGISTRY_WEBHOOK_PORT. POST /mlflow; 0: any free port."""
+    prometheus: PrometheusSettings = PrometheusSettings()
+    """Two variables, named there."""
     concurrency: int = 8
     """RAYFLEET_CONCURRENCY. Fleets reconciled at a time. They mostly wait for the network, so it is not about CPUs."""
     resync_s: float = 60.0
@@ -99,6 +126,7 @@ class Settings:
             health_port=read("RAYFLEET_HEALTH_PORT", _whole(0, 65535), cls.health_port),
             registry_webhook=read("RAYFLEET_REGISTRY_WEBHOOK", _path, None),
             registry_webhook_port=read("RAYFLEET_REGISTRY_WEBHOOK_PORT", _whole(0, 65535), cls.registry_webhook_port),
+            prometheus=PrometheusSettings.from_environment(environ),
             concurrency=read("RAYFLEET_CONCURRENCY", _whole(1, 1000), cls.concurrency),
             resync_s=read("RAYFLEET_RESYNC", _duration(1, 86400), cls.resync_s),
             kube_qps=qps,
@@ -122,7 +150,8 @@ class _Reader:
         try:
             return parse(text)
         except ValueError as error:
-            shown = text if len(text) <= 80 else f"{text[:80]}…"
+            shown = CREDENTIALS.sub("***@", text)
+            shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
             raise SettingsError(f"{variable}={shown!r}: {error}") from error
 
     def optional(self, name: str, variable: str, parse: Callable[[str], Any]) -> dict[str, Any]:
@@ -218,6 +247,22 @@ def _one_file(text: str) -> str:
     if os.pathsep in text:
         raise ValueError("name one file; lists of files are not merged")
     return text
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(ADDRESS, text):
+        raise ValueError("write an http:// or https:// address without user, password or query")
+    try:
+        # What is only found out when a client is made would end every operator that has come to lead.
+        url = httpx.URL(text)
+        host, port = url.host, url.port
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"write an address with a host name or an IP address, like {_LIKE}: {error}") from None
+    if not host:
+        raise ValueError(f"write an address with a host, like {_LIKE}")
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"write a port from 1 to 65535, like {_LIKE}")
+    return text.rstrip("/")
 
 
 def _path(text: str) -> Path:

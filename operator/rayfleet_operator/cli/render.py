@@ -13,7 +13,7 @@ import yaml
 from rayfleet_operator.api import documents
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.local.sources import pick_fleet
-from rayfleet_operator.plan import serve_config
+from rayfleet_operator.plan import named, serve_config
 from rayfleet_operator.plan.fleet import plan
 from rayfleet_operator.plan.observed import Noted, ObservedFleet, Resolution
 from rayfleet_operator.plan.serve_config import ServeOptions
@@ -46,7 +46,7 @@ def render(paths: tuple[str, ...], fleet_name: str | None, output: Literal["yaml
         planned = plan(
             fleet=fleet,
             models=models,
-            resolutions=_resolve({model.metadata.name: model for model in models}),
+            resolutions=_resolve({model.metadata.name: model for model in named.asked_for(models)}),
             observed=ObservedFleet(),
             serve_options=ServeOptions(host="127.0.0.1"),  # as `rayfleet up` serves it
             now=datetime.now(UTC),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from rayfleet_operator.api.status import RolloutStatus
     from rayfleet_operator.cli.rollouts import Model, Place
 
-LOOK_S = 1.0
-"""Between looks with `--watch`."""
-
 
 def _place(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say where the model is."""
@@ -36,7 +32,7 @@ def _place(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--namespace", "-n", metavar="NAME", help="On Kubernetes, in this namespace."),
         click.option("--context", metavar="NAME", help="On Kubernetes, the cluster of this context."),
         click.option("--kubeconfig", metavar="FILE", help="On Kubernetes, the cluster of this file."),
-        click.option("--port", type=click.IntRange(1, 65535), help="Of the `rayfleet up` at this port."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Speak to the `rayfleet up` at this port."),
     )
     for option in reversed(options):
         command = option(command)
@@ -54,20 +50,25 @@ def rollout() -> None:
 @rollout.command()
 @_place
 @click.option("--watch", "-w", is_flag=True, help="Again and again, until it has come to an end.")
+@click.option("--version", metavar="N", help="With --watch: not before the registry says that this one is wanted.")
 @click.option("--json", "as_json", is_flag=True, help="All that is known, as JSON.")
-def status(model: str, watch: bool, as_json: bool, **where: Any) -> None:
-    """Show where the rollout stands: weights, stage, what it waits for and why."""
+def status(model: str, watch: bool, version: str | None, as_json: bool, **where: Any) -> None:
+    """Show where the rollout stands: versions, weights, step, what it waits for and why, and what is counted.
+
+    With --watch it is drawn again in place; where the output is no terminal, each change is one line. It ends with 0
+    once the wanted version has every request, with 1 when it was given up, could not be loaded or cannot be asked for,
+    and with 0 after Ctrl-C, which ends nothing else.
+    """
+    from rayfleet_operator.cli import watching
+
+    if version is not None and not watch:
+        raise click.UsageError("--version says what --watch waits for")
     place = _at(**where)
-    shown = ""
-    while True:
-        found = place.model(model)
-        text = json.dumps(found.as_json(), indent=1) if as_json else _text(found)
-        if text != shown:
-            click.echo(text)
-            shown = text
-        if not watch or found.rollout is None or found.rollout.ended:
-            return
-        time.sleep(LOOK_S)
+    if watch:
+        raise SystemExit(watching.watch(lambda: place.model(model), as_json=as_json, version=version))
+    found = place.model(model)
+    text = json.dumps(found.as_json(), indent=1) if as_json else "\n".join(watching.lines(found))
+    click.echo(text)
 
 
 @rollout.command()
@@ -90,11 +91,16 @@ def promote(model: str, every: bool, **where: Any) -> None:
     place = _at(**where)
     found = place.model(model)
     candidate = _under_way(found)
-    if candidate.weight == 100 and not found.progress.startswith(Reason.PAUSED):
+    if candidate.weight == 100 and (found.progress is None or found.progress.reason != Reason.PAUSED):
         raise click.ClickException(
             f"{model}: the candidate has every request. The version before stands by until scaleDownDelay is over"
         )
-    step = "all" if every else str(candidate.stage)
+    if candidate.stage < 0 and not every:
+        raise click.ClickException(
+            f"{model}: the candidate is not ready yet. With --all it goes past every step as soon as it is"
+        )
+    # In the last stage, "all" are behind it already.
+    step = "all" if every and candidate.weight < 100 else str(candidate.stage)
     place.annotate(model, {PROMOTE_ANNOTATION: promotion(candidate.mark, step)})
     click.echo(f"{model}: the candidate goes on {'to the end' if every else 'to the next step'}.")
 
@@ -185,16 +191,3 @@ def _under_way(found: Model) -> RolloutStatus:
             f"{found.name}: no rollout is under way; rayfleet rollout status says how things stand"
         )
     return found.rollout
-
-
-def _text(found: Model) -> str:
-    lines = [f"{found.name}: {found.progress}"]
-    for version in found.versions:
-        why = f": {version.message}" if version.message and version.state == "Failed" else ""
-        lines.append(f"  version {version.name}: {version.weight} % of the requests, {version.state}{why}")
-    if found.rollout is not None:
-        told = found.rollout
-        lines.append(f"  {'given up, ' + told.ended if told.ended else 'rollout'}: {told.message}")
-        if told.analysis:
-            lines.append(f"  analysis: {told.analysis}")
-    return "\n".join(lines)

@@ -14,9 +14,12 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import click
+from pydantic import ValidationError
 
 from rayfleet_operator.api.problems import harmless
+from rayfleet_operator.api.rollout import Rollout
 from rayfleet_operator.api.status import (
+    Condition,
     ModelDeploymentStatus,
     RolloutStatus,
     VersionOutcome,
@@ -26,12 +29,16 @@ from rayfleet_operator.api.types import API_VERSION, GROUP
 from rayfleet_operator.local import state
 from rayfleet_operator.local.commands import ANNOTATIONS, Commands, Said
 from rayfleet_operator.local.state import Up
-from rayfleet_operator.plan import rollback
+from rayfleet_operator.plan import conditions, rollback, strategy
+from rayfleet_operator.plan.conditions import ConditionType
+from rayfleet_operator.plan.strategy import Stage
 
 MANAGER = "rayfleet-rollout"
 """Field manager of what these commands write, so that each takes back what the one before said."""
 
 KIND = f"modeldeployments.{GROUP}"
+
+UNKNOWN = "nothing is known yet"
 
 KLOG = re.compile(r"[EWI][0-9]{4} [0-9:.]+ ")
 """How lines of kubectl's own log begin, which tell its makers something."""
@@ -42,10 +49,18 @@ class Model:
     """What is told of one model."""
 
     name: str
-    progress: str
-    """In words: what is under way."""
+    progress: Condition | None
+    """What is under way; None where nothing is known yet."""
+    degraded: Condition | None
+    """What needs a person; None where nothing does."""
     versions: Sequence[VersionStatus]
     rollout: RolloutStatus | None
+    stages: Sequence[Stage]
+    """Through which a candidate goes; none where a new version takes over at once."""
+    wanted: str
+    """The version that the model's URI means, as the registry was asked last; "" where it names none."""
+    seen: bool
+    """All this speaks of the spec as it is now."""
     back: Sequence[tuple[str, str]]
     """Versions that can be gone back to, the newest first, each with the annotation that says so."""
     gone_back: bool
@@ -53,19 +68,29 @@ class Model:
     history: Sequence[VersionOutcome]
 
     @classmethod
-    def of(cls, name: str, status: ModelDeploymentStatus, back: str) -> Model:
-        """From its status, and what its annotation for going back says."""
-        told = next((each for each in status.conditions if each.type == "Progressing"), None)
-        progress = f"{told.reason}: {told.message}" if told is not None else "nothing is known yet"
+    def of(
+        cls, name: str, status: ModelDeploymentStatus, back: str, stages: Sequence[Stage], generation: int = 0
+    ) -> Model:
+        """From its status, what its annotation for going back says, and its `metadata.generation`."""
+        degraded = conditions.find(status.conditions, ConditionType.DEGRADED)
         return cls(
             name=name,
-            progress=progress,
+            progress=conditions.find(status.conditions, ConditionType.PROGRESSING),
+            degraded=degraded if degraded is not None and degraded.status == "True" else None,
             versions=status.versions,
             rollout=status.rollout,
+            stages=stages,
+            wanted=status.resolved.version if status.resolved is not None else "",
+            seen=status.observed_generation >= generation,
             back=rollback.earlier(status),
             gone_back=rollback.word(back, status) is not None,
             history=status.history,
         )
+
+    @property
+    def under_way(self) -> str:
+        """In words: what is under way."""
+        return f"{self.progress.reason}: {self.progress.message}" if self.progress is not None else UNKNOWN
 
     def as_json(self) -> dict[str, Any]:
         def dumped(each: Any) -> Any:
@@ -73,7 +98,7 @@ class Model:
 
         return {
             "name": self.name,
-            "progress": self.progress,
+            "progress": self.under_way,
             "versions": [dumped(each) for each in self.versions],
             "rollout": dumped(self.rollout) if self.rollout is not None else None,
             "history": [dumped(each) for each in self.history],
@@ -112,11 +137,14 @@ class Local:
         self._commands = Commands(state.commands_path(folder, up.url))
 
     def model(self, name: str) -> Model:
-        for up in state.running(self._folder):
-            if up.url == self._up.url and name in up.status.statuses:
-                return Model.of(name, up.status.statuses[name], self._commands.said.get(name, Said()).rollback)
-        known = ", ".join(sorted(self._up.status.statuses)) or "none"
-        raise click.ClickException(f"the rayfleet up at {self._up.url} serves no model {name!r}; it serves {known}")
+        up = next((up for up in state.running(self._folder) if up.url == self._up.url), None)
+        if up is None:
+            raise click.ClickException(f"the rayfleet up at {self._up.url} has ended")
+        if name not in up.status.statuses:
+            known = ", ".join(sorted(up.status.statuses)) or "none"
+            raise click.ClickException(f"the rayfleet up at {up.url} serves no model {name!r}; it serves {known}")
+        stages = next((each.stages for each in up.status.models if each.name == name), ())
+        return Model.of(name, up.status.statuses[name], self._commands.said.get(name, Said()).rollback, stages)
 
     def annotate(self, name: str, annotations: Mapping[str, str]) -> None:
         before = self._commands.said.get(name, Said())
@@ -125,7 +153,7 @@ class Local:
 
     def pause(self, name: str, *, paused: bool) -> None:
         shown = next((each for each in self._up.status.models if each.name == name), None)
-        if shown is not None and not shown.staged:
+        if shown is not None and not shown.stages:
             raise click.ClickException(
                 f"{name}: spec.rollout.strategy is Immediate, which has no stages to stay at; write Canary or BlueGreen"
             )
@@ -149,8 +177,10 @@ class Kubernetes:
 
     def model(self, name: str) -> Model:
         found = json.loads(self._kubectl("get", KIND, name, "-o", "json"))
-        back = (found["metadata"].get("annotations") or {}).get(rollback.ROLLBACK_ANNOTATION, "")
-        return Model.of(name, ModelDeploymentStatus.model_validate(found.get("status") or {}), back)
+        metadata = found["metadata"]
+        back = (metadata.get("annotations") or {}).get(rollback.ROLLBACK_ANNOTATION, "")
+        status = ModelDeploymentStatus.model_validate(found.get("status") or {})
+        return Model.of(name, status, back, _stages(found["spec"].get("rollout") or {}), metadata["generation"])
 
     def annotate(self, name: str, annotations: Mapping[str, str]) -> None:
         self._apply(name, {"annotations": dict(annotations)}, {}, MANAGER)
@@ -179,3 +209,11 @@ class Kubernetes:
             said = [line for line in (ran.stderr or ran.stdout).splitlines() if line and not KLOG.match(line)]
             raise click.ClickException(self._why + harmless("\n".join(said)))
         return ran.stdout
+
+
+def _stages(rollout: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """None where the cluster's release allows what this one does not know."""
+    try:
+        return strategy.stages(Rollout.model_validate(rollout))
+    except ValidationError:
+        return ()

@@ -10,6 +10,7 @@ import click
 from rayfleet_operator.local.cluster import ClusterError
 from rayfleet_operator.local.session import Request, StartError, serve
 from rayfleet_operator.local.sources import Sources
+from rayfleet_operator.settings import PrometheusSettings, SettingsError
 
 
 @click.command()
@@ -38,7 +39,11 @@ def up(paths: tuple[str, ...], port: int, address: str | None, fleet: str | None
         from rayfleet_operator.local.view import view
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is not installed; pip install 'rayfleet[local]'") from error
-    request = Request(sources=sources, port=port, address=address, environ=os.environ)
+    try:
+        prometheus = PrometheusSettings.from_environment(os.environ)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    request = Request(sources=sources, port=port, address=address, environ=os.environ, prometheus=prometheus)
     try:
         asyncio.run(serve(request, view(request.url)))
     except (StartError, ClusterError) as error:

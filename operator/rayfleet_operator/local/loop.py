@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rayfleet_operator.api.problems import harmless
@@ -18,14 +19,18 @@ from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
-from rayfleet_operator.plan import serve_config, status
+from rayfleet_operator.plan import named, serve_config, status, strategy
 from rayfleet_operator.plan.fleet import FleetPlan, plan
+from rayfleet_operator.plan.measured import questions
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import ObservedFleet
 from rayfleet_operator.plan.serve_config import ServeOptions
+from rayfleet_operator.prometheus.client import Prometheus
+from rayfleet_operator.prometheus.measuring import Measuring
 from rayfleet_operator.ray import observe
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient, ServeError, ServeRejected
+from rayfleet_operator.write_back import noticed
 
 LOOK_S = 2.0
 """Between passes while nothing is under way."""
@@ -45,6 +50,7 @@ class Loop:
         resolutions: Resolutions,
         serve: ServeClient,
         routers: RouterClient,
+        prometheus: Prometheus,
         options: ServeOptions,
         publish: Callable[[Status], None],
         commands: Commands,
@@ -54,6 +60,8 @@ class Loop:
         self._resolutions = resolutions
         self._serve = serve
         self._routers = routers
+        self._prometheus = prometheus
+        self._measuring = Measuring()
         self._options = options
         self._publish = publish
         self._commands = commands
@@ -66,12 +74,15 @@ class Loop:
     async def run(self) -> None:
         """Runs until cancelled."""
         self._resolutions.follow(self._sources.wanted.models)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._sources.follow())
-            tasks.create_task(self._resolutions.run())
-            while True:
-                wait = await self._pass()
-                await self._until_due(wait)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._sources.follow())
+                tasks.create_task(self._resolutions.run())
+                while True:
+                    wait = await self._pass()
+                    await self._until_due(wait)
+        finally:
+            await self._measuring.close()
 
     async def _pass(self) -> float:
         """One pass; returns the seconds until the next is due by itself."""
@@ -92,8 +103,11 @@ class Loop:
         wanted = self._sources.wanted
         applications, routers = await asyncio.gather(self._serve.applications(), self._routers.states())
         now = datetime.now(UTC)
-        models = [self._with_status(model) for model in self._commands.applied(wanted.models)]
+        models, notices = self._resolutions.write_back(map(self._with_status, self._commands.applied(wanted.models)))
         self._observed = observe.fleet(applications, routers, self._observed, now)
+        table = self._observed.table
+        asked = questions(models, table.models if table is not None else {}, now)
+        measured = await self._measuring.measured(self._prometheus, asked)
         decided = plan(
             fleet=wanted.fleet,
             models=models,
@@ -101,9 +115,11 @@ class Loop:
             observed=self._observed,
             serve_options=self._options,
             now=now,
+            measured=measured,
         )
         if decided.changed:
             await self._serve.put(serve_config.canonical(decided.config))
+        decided = replace(decided, models=noticed(decided.models, notices))
         # Only now is it what serves: what Serve did not take must not be shown as if it had.
         self._models, self._looked_at = self._shown(decided), now
         self._statuses = self._told(models, decided, now)
@@ -146,6 +162,7 @@ class Loop:
                 planned[name],
                 url=f"{self._url}/{name}",
                 resolution=self._resolutions.known.get(name),
+                named=named.known(model, self._resolutions.known),
                 troubles=(),
                 shortage=None,
                 quiet=False,
@@ -177,7 +194,7 @@ def _shown_model(model: ModelPlan, spec: ModelDeploymentSpec | None, before: Sho
     return ShownModel(
         name=model.name,
         uri=spec.model.uri if spec is not None else "",
-        staged=spec is not None and spec.rollout.strategy != "Immediate",
+        stages=strategy.stages(spec.rollout) if spec is not None else (),
         conditions=conditions,
         versions=tuple(
             ShownVersion(
@@ -188,6 +205,8 @@ def _shown_model(model: ModelPlan, spec: ModelDeploymentSpec | None, before: Sho
                 message=each.message,
                 replicas_running=each.replicas_running,
                 replicas_target=each.replicas_target,
+                name=each.name,
+                mirror=each.mirror,
             )
             for each in model.versions
         ),

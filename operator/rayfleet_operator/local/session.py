@@ -25,9 +25,11 @@ from rayfleet_operator.local.sources import Sources, without_effect
 from rayfleet_operator.local.state import Slot, Status, Taken, Up
 from rayfleet_operator.local.view import View
 from rayfleet_operator.plan.serve_config import ServeOptions
+from rayfleet_operator.prometheus.client import Prometheus
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient, ServeError
 from rayfleet_operator.registry.resolver import Resolver
+from rayfleet_operator.settings import PrometheusSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -46,6 +48,7 @@ class Request:
     address: str | None
     """Dashboard URL of a Ray to join; None for one of our own."""
     environ: Mapping[str, str]
+    prometheus: PrometheusSettings
 
     @property
     def host(self) -> str:
@@ -179,12 +182,17 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
             view.say(WITHOUT_HAPROXY)
     commands = Commands(state.commands_path(state.state_folder(request.environ), request.url))
     commands.begin()
-    async with ServeClient(ray.dashboard, token=ray.token) as client, RouterClient(request.url) as routers:
+    async with (
+        ServeClient(ray.dashboard, token=ray.token) as client,
+        RouterClient(request.url) as routers,
+        Prometheus(request.prometheus.url, request.prometheus.token_file) as prometheus,
+    ):
         loop = Loop(
             sources=request.sources,
             resolutions=Resolutions(Resolver.from_environment(request.environ)),
             serve=client,
             routers=routers,
+            prometheus=prometheus,
             options=request.options,
             publish=publish,
             commands=commands,
@@ -198,7 +206,7 @@ async def _until_ray_ends(loop: Loop, ray: Ray) -> None:
     try:
         await asyncio.wait([working, ended], return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
-            raise ClusterError(f"Ray ended by itself: {ended.result()}")
+            raise ClusterError(f"Ray ended by itself, or what keeps it was killed: {ended.result()}")
         working.result()
     finally:
         working.cancel()

@@ -76,8 +76,14 @@ class Sources:
         loaded = await asyncio.to_thread(documents.load, self._paths)
         self._seen = seen
         self.read_at = datetime.now(UTC)
-        problems = [str(problem) for problem in loaded.problems]
+        held = "; what it said before holds"
+        problems = [f"{problem}{held if problem.file in self._accepted else ''}" for problem in loaded.problems]
         problems += [str(note) for note in loaded.notes if _below(note.file, self._accepted)]
+        problems += [
+            f"{file}: it holds no ModelDeployment or ModelFleet any more; what it said before goes on until the file "
+            "is deleted"
+            for file in emptied(loaded, self._accepted)
+        ]
         self._accepted = accept(loaded, self._accepted)
         self._want(choose(self._accepted, problems, self._fleet, self.wanted))
 
@@ -112,14 +118,30 @@ def accept(loaded: Loaded, before: Accepted) -> Accepted:
         now[file] = (*now.get(file, ()), item)
     for wrong in {problem.file for problem in loaded.problems}:
         now.pop(wrong, None)
-        for file, held in before.items():
-            # A file that is gone is no mistake but a deletion.
-            if file == wrong and os.path.lexists(file):
-                now[file] = held
+        # One that was named and is gone is a mistake, too. What is gone from a folder is no problem, but a deletion.
+        if wrong in before:
+            now[wrong] = before[wrong]
+    now |= emptied(loaded, before)
     # A folder that is gone as a whole, or cannot be read, was not emptied.
     for problem in (*loaded.problems, *loaded.notes):
         now |= {file: before[file] for file in _below(problem.file, before)}
     return now
+
+
+def emptied(loaded: Loaded, before: Accepted) -> dict[str, tuple[Item, ...]]:
+    """Files that are there and say nothing any more, as a full disk, a redirection and some editors leave them, each
+    with what it said; but for what another file says now: that was moved."""
+    items: tuple[Item, ...] = (*loaded.fleets, *loaded.models)
+    files = {loaded.place(item).file for item in items} | {problem.file for problem in loaded.problems}
+    # What cannot be looked into is another matter.
+    hidden = {file for each in (*loaded.problems, *loaded.notes) for file in _below(each.file, before)}
+    there = {_identity(item) for item in items}
+    held = {
+        file: tuple(item for item in before[file] if _identity(item) not in there)
+        for file in before
+        if file not in files | hidden and os.path.exists(file)
+    }
+    return {file: left for file, left in held.items() if left}
 
 
 def _below(folder: str, accepted: Accepted) -> list[str]:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.plan.strategy import Stage
 
 LOCK_S = 1.0
 """A reader holds the lock for an instant to see whether it is free; that is not another `up`."""
@@ -46,6 +47,10 @@ class ShownVersion(Shown):
     replicas_running: int | None = None
     replicas_target: int | None = None
     """None where Serve does not say."""
+    name: str = ""
+    """In `spec.traffic`; "" for the model's own."""
+    mirror: int = 0
+    """Percent of the others' requests of which it gets a copy."""
 
 
 class ShownModel(Shown):
@@ -57,8 +62,8 @@ class ShownModel(Shown):
     versions: tuple[ShownVersion, ...]
     since: datetime
     """When the conditions last changed, apart from their messages."""
-    staged: bool = False
-    """Whether a new version takes over by stages."""
+    stages: tuple[Stage, ...] = ()
+    """By which a new version takes over; none where it does so at once."""
 
     def condition(self, type_: str) -> ShownCondition:
         return next(each for each in self.conditions if each.type == type_)

@@ -156,8 +156,8 @@ def table(status: Status, url: str) -> RenderableType:
         rows.add_row(
             Text(model.name, style="bold"),
             Text(state(model), style=_colour(model)),
-            Text("\n".join(each.version for each in versions) or "-"),
-            Text("\n".join(f"{each.weight} %" for each in versions)),
+            Text("\n".join(map(_called, versions)) or "-"),
+            Text("\n".join(map(_share, versions))),
             Text("\n".join(map(replicas, versions))),
             Text("\n".join(each.state for each in versions)),
         )
@@ -187,7 +187,16 @@ def line(model: ShownModel) -> str:
 
 def _version(version: ShownVersion) -> str:
     counted = f", replicas {replicas(version)}" if version.replicas_target is not None else ""
-    return f"version {version.version} {version.weight} % {version.state}{counted}"
+    return f"version {_called(version)} {_share(version)} {version.state}{counted}"
+
+
+def _called(version: ShownVersion) -> str:
+    return f"{version.version} ({version.name})" if version.name else version.version
+
+
+def _share(version: ShownVersion) -> str:
+    """Of the requests, or of copies of them."""
+    return f"mirrors {version.mirror} %" if version.mirror else f"{version.weight} %"
 
 
 def replicas(version: ShownVersion) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from rayfleet_operator.ray.client import MIB, BadAnswer, Client
+from rayfleet_operator.exchange import MIB, BadAnswer, Client
 
 LIVE_PATH = "/v2/health/live"
 """What any router answers at once."""

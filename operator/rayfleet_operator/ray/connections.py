@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from rayfleet_operator.exchange import Client
 from rayfleet_operator.ray.address import AddressClient
-from rayfleet_operator.ray.client import Client
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from pydantic import ValidationError
 
-from rayfleet_operator.ray.client import MIB, BadAnswer, Client
+from rayfleet_operator.exchange import MIB, BadAnswer, Client
 from rayfleet_serving.config import TRAFFIC_PATH, RouterState, TrafficReport
 
 TIMEOUT_S = 3.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 
+from rayfleet_operator.exchange import MIB, Answer, BadAnswer, Client
 from rayfleet_operator.plan.observed import ObservedApp
 from rayfleet_operator.ray import observe
-from rayfleet_operator.ray.client import MIB, Answer, BadAnswer, Client
 
 APPLICATIONS_PATH = "/api/serve/applications/"
 LONGEST = 16 * MIB

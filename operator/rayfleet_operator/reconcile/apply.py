@@ -17,7 +17,7 @@ Json = dict[str, Any]
 MANAGER = "rayfleet"
 """Field manager of the objects that we make."""
 STATUS_MANAGER = "rayfleet-status"
-OPTIONAL = ("resolved",)
+OPTIONAL = ("resolved", "writtenBack")
 """Parts of a status that are not always there."""
 
 

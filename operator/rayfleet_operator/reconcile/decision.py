@@ -10,7 +10,8 @@ from typing import Any
 from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.deployment import Deployment
-from rayfleet_operator.plan.observed import Resolution
+from rayfleet_operator.plan.measured import Answer, Question
+from rayfleet_operator.plan.observed import ObservedFleet, Resolution
 from rayfleet_operator.plan.switch import Clusters
 from rayfleet_operator.reconcile import wanted
 from rayfleet_operator.reconcile.known import Known
@@ -27,6 +28,10 @@ class Seen:
 
     found: Children
     clusters: Clusters
+    given: ObservedFleet
+    """What KubeRay was given last, as if a cluster had just taken it."""
+    measured: Mapping[Question, Answer]
+    """What Prometheus says of the candidates."""
     unheard: timedelta | None
     """How long no router that serves has answered, as far as was looked; None while some do."""
     token: str

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from rayfleet_operator.plan.observed import ObservedFleet
 from rayfleet_operator.plan.switch import Clusters
+from rayfleet_operator.prometheus.measuring import Measuring
 from rayfleet_operator.ray.connections import Connections
 from rayfleet_operator.reconcile.idle import Idle
 
@@ -25,6 +26,8 @@ class Memory:
     connections: Connections = field(default_factory=Connections)
     before: dict[str, ObservedFleet] = field(default_factory=dict)
     """What each cluster's Serve said last."""
+    measuring: Measuring = field(default_factory=Measuring)
+    """What Prometheus answered last."""
     idle: Idle = field(default_factory=Idle)
     silent: datetime | None = None
     """Since when no router that serves has answered, or none at the fleet's address; None while they do. A fleet at
@@ -41,6 +44,10 @@ class Memory:
         answers = serving is not None and serving.observed is not None and bool(serving.observed.routers)
         self.silent = None if answers and clusters.reached else self.silent or now
         self.before = {name: each.observed for name, each in clusters.by_name.items() if each.observed is not None}
+
+    async def close(self) -> None:
+        await self.measuring.close()
+        await self.connections.close()
 
     def rest(self) -> None:
         """Nothing is under way: what comes next is new."""

@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+SURE = 6
+"""New connections at once: with one dead pod of two, one of 64 times none of them meets it. Of many pods it is met more
+seldom, by callers as well."""
+
 ORIGIN_LABEL = "ray.io/originated-from-cr-name"
 """KubeRay's, on each RayCluster: the name of the RayService, or of the RayJob, that it was made for."""
 ORIGIN_KIND_LABEL = "ray.io/originated-from-crd"
@@ -141,6 +145,7 @@ async def clusters(
     *,
     token: str,
     before: Mapping[str, ObservedFleet],
+    was_ready: bool,
     now: datetime,
 ) -> Clusters:
     """Ask every cluster at once.
@@ -149,6 +154,7 @@ async def clusters(
         connections: the fleet's own.
         token: what its Ray asks for.
         before: what was observed last, by cluster.
+        was_ready: the status says that the fleet answers.
         now: the time of this observation.
     """
     ours = found.service is not None and _label(found.service, FLEET_LABEL) is not None
@@ -158,7 +164,7 @@ async def clusters(
     leads = any(_serves(pod) and _label(pod, CLUSTER_LABEL) == followed for pod in found.pods)
     reached, asked = await asyncio.gather(
         # Where no pod is ready, some clusters let a connection wait until its time is over.
-        _reached(found.service, connections) if leads else asyncio.sleep(0, False),
+        _reached(found.service, connections, was_ready=was_ready) if leads else asyncio.sleep(0, False),
         asyncio.gather(
             *(
                 _cluster(each, found.pods, connections, token, before.get(name, ObservedFleet()), now)
@@ -210,8 +216,9 @@ def _serves(pod: Json) -> bool:
     return _label(pod, NODE_TYPE_LABEL) == "worker" and _label(pod, SERVE_LABEL) == "true" and pods.ready(pod)
 
 
-async def _reached(service: Json | None, connections: Connections) -> bool:
-    """Whether a router answers there. A new connection may meet a pod that died just now, so it is tried twice."""
+async def _reached(service: Json | None, connections: Connections, *, was_ready: bool) -> bool:
+    """Whether routers answer there. A new connection may meet a pod that died just now: for a fleet that is Ready one
+    of two tries is enough, and before one is called so, each must be answered, or callers still meet such pods."""
     metadata, spec = (service or {}).get("metadata") or {}, (service or {}).get("spec") or {}
     host = spec.get("clusterIP") or ""
     if host == "None":
@@ -220,7 +227,9 @@ async def _reached(service: Json | None, connections: Connections) -> bool:
     if not host:
         return False
     client = connections.address(f"http://{f'[{host}]' if ':' in host else host}:{SERVE_PORT}")
-    return await client.answers() or await client.answers()
+    if was_ready:
+        return await client.answers() or await client.answers()
+    return all(await asyncio.gather(*(client.answers() for _ in range(SURE))))
 
 
 async def _router_states(workers: Sequence[Json], connections: Connections) -> tuple[RouterState, ...]:

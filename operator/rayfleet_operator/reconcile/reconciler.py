@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
@@ -23,7 +24,9 @@ from rayfleet_operator.kube.errors import Unreachable
 from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.kube.references import References
 from rayfleet_operator.plan import capacity, deployment, fleet_conditions, switch
-from rayfleet_operator.plan.observed import ResolutionProblem
+from rayfleet_operator.plan.measured import Question, questions
+from rayfleet_operator.plan.observed import ObservedFleet, ResolutionProblem
+from rayfleet_operator.prometheus.client import Prometheus
 from rayfleet_operator.reconcile import change, observe, report, wanted
 from rayfleet_operator.reconcile.decision import Decision, Meant, Seen
 from rayfleet_operator.reconcile.followed import FollowedModels
@@ -32,6 +35,7 @@ from rayfleet_operator.reconcile.memory import BUSY_S, Memory
 from rayfleet_operator.reconcile.tokens import TokenKey, operator_key
 from rayfleet_operator.render.names import INPUTS_ANNOTATION, FleetName, annotation
 from rayfleet_operator.settings import Settings
+from rayfleet_operator.write_back import noticed
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ class FleetReconciler:
         self._settings = settings
         self._client = client
         self._references = references
+        self._prometheus = Prometheus(settings.prometheus.url, settings.prometheus.token_file)
         self._followed = FollowedModels(queue)
         self._key: TokenKey | None = None
         self._memory: dict[FleetKey, Memory] = {}
@@ -74,7 +79,8 @@ class FleetReconciler:
         """Close every connection."""
         await self._followed.close()
         for memory in self._memory.values():
-            await memory.connections.close()
+            await memory.close()
+        await self._prometheus.close()
 
     def wake(self, registered_model: str) -> None:
         """Ask the registry soon for the models whose URI names this registered model."""
@@ -121,12 +127,25 @@ class FleetReconciler:
             self._key = await operator_key(self._client, self._settings.operator_namespace)
         found = await observe.children(self._client, asked.name, asked.owners)
         token, made_with = self._key.token(asked.name, found.auth_secret)
-        now = datetime.now(UTC)
-        clusters = await observe.clusters(found, memory.connections, token=token, before=memory.before, now=now)
+        given, now = observe.given(found.ray_service), datetime.now(UTC)
+        # At once: what a Prometheus that is down takes is then no more than what a Ray that is down takes.
+        clusters, measured = await asyncio.gather(
+            observe.clusters(
+                found,
+                memory.connections,
+                token=token,
+                before=memory.before,
+                was_ready=asked.ready,
+                now=now,
+            ),
+            memory.measuring.measured(self._prometheus, _asked(asked, given, now)),
+        )
         await memory.looked(clusters, now)
         return Seen(
             found=found,
             clusters=clusters,
+            given=given,
+            measured=measured,
             unheard=now - memory.silent if memory.silent is not None else None,
             token=token,
             made_with=made_with,
@@ -136,7 +155,7 @@ class FleetReconciler:
 
     async def _decide(self, key: FleetKey, asked: wanted.Wanted, seen: Seen, meant: Meant) -> Decision:
         """What the fleet should be, from what is known of it and of its models."""
-        given = observe.given(seen.found.ray_service)
+        given = seen.given
         moving = await wanted.moving(self._client, asked, given.table.models if given.table is not None else ())
         models, invalid = wanted.parsed(asked.models)
         models = self._followed.with_servers(models)
@@ -153,6 +172,7 @@ class FleetReconciler:
             digest=seen.digest,
         )
         resolutions = self._followed.follow(key, models, known.access, but=invalid.keys())
+        models, notices = self._followed.write_back(key, models, known.access, but=invalid.keys())
         resolutions |= capacity.misfits(models, meant.spec) | invalid
         elsewhere = ResolutionProblem(MOVING, "it is served by another fleet soon", held=True)
         resolutions |= dict.fromkeys(moving, elsewhere)
@@ -167,6 +187,7 @@ class FleetReconciler:
             given=given,
             now=seen.now,
             changing=held,
+            measured=seen.measured,
         )
         return Decision(
             models=models,
@@ -175,7 +196,7 @@ class FleetReconciler:
             resolutions=resolutions,
             known=known,
             held=held,
-            planned=planned,
+            planned=replace(planned, models=noticed(planned.models, notices)),
         )
 
     def _change(self, asked: wanted.Wanted, seen: Seen, meant: Meant, decision: Decision) -> change.Change:
@@ -252,7 +273,7 @@ class FleetReconciler:
         self._followed.forget(key)
         memory = self._memory.pop(key, None)
         if memory is not None:
-            await memory.connections.close()
+            await memory.close()
         await report.fleet_missing(self._client, asked.name, asked.models, datetime.now(UTC))
         if asked.elsewhere is None:
             return Result()
@@ -267,3 +288,11 @@ class FleetReconciler:
         for kind, obj in unneeded:
             await self._client.delete(kind, key.namespace, obj["metadata"]["name"], uid=obj["metadata"]["uid"])
         return Result() if len(unneeded) == len(own) else Result(requeue_after=ELSEWHERE_S)
+
+
+def _asked(asked: wanted.Wanted, given: ObservedFleet, now: datetime) -> dict[Question, str]:
+    """What Prometheus is to be asked of the models whose requests are divided between two versions, or were just now;
+    the others need not be read for it."""
+    rows = given.table.models if given.table is not None else {}
+    rolling = {name: obj for name, obj in asked.models.items() if name in rows and rows[name].rollout is not None}
+    return questions(wanted.parsed(rolling)[0], rows, now)

@@ -16,7 +16,7 @@ from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import Conflict, NotFound
 from rayfleet_operator.kube.kinds import Kind
-from rayfleet_operator.plan import capacity, conditions, fleet_conditions, status
+from rayfleet_operator.plan import capacity, conditions, fleet_conditions, named, status
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.fleet_conditions import FleetReason
@@ -99,6 +99,7 @@ async def write(client: KubeClient, facts: Facts) -> bool:
             plans[model.metadata.name],
             url=name.url(model.metadata.name),
             resolution=facts.resolutions.get(model.metadata.name),
+            named=named.known(model, facts.resolutions),
             troubles=troubles,
             shortage=shortage,
             refused=_unwritten(facts),

@@ -54,6 +54,12 @@ class Wanted:
         return self.fleet is not None or self.own is not None
 
     @property
+    def ready(self) -> bool:
+        """Whether the status of the fleet, or of the model whose own it is, says that it answers."""
+        found = ((self.fleet or self.own or {}).get("status") or {}).get("conditions") or []
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in found)
+
+    @property
     def owners(self) -> list[Json]:
         return [objects.owner(each) for each in (self.fleet, self.own) if each is not None]
 
@@ -104,7 +110,8 @@ async def moving(client: KubeClient, asked: Wanted, served: Iterable[str]) -> di
 
 
 def answers(model: Json) -> bool:
-    """Whether the ModelDeployment's status says of today's spec that the model answers, and nothing is under way."""
+    """Whether the ModelDeployment's status says of today's spec that the model answers, and nothing of its own version
+    is under way."""
     found = (model.get("status") or {}).get("conditions") or []
     current = [each for each in found if each.get("observedGeneration") == model["metadata"]["generation"]]
     by_type = {each["type"]: each for each in current}
@@ -113,7 +120,7 @@ def answers(model: Json) -> bool:
         ready is not None
         and ready["status"] == "True"
         and progressing is not None
-        and progressing["reason"] == Reason.SETTLED
+        and progressing["reason"] in (Reason.SETTLED, Reason.TRAFFIC_PENDING)
     )
 
 

@@ -34,6 +34,19 @@ class Versions(Answer):
     """Of a search; "" on the last page."""
 
 
+class Tag(Answer):
+    key: str
+    value: str = ""
+
+
+class Tagged(Answer):
+    tags: list[Tag] = []
+
+
+class TaggedAnswer(Answer):
+    model_version: Tagged
+
+
 class Location(Answer):
     artifact_uri: str
 

@@ -174,6 +174,24 @@ class Resolver:
         return {key: outcomes[key] for key in models}
 
     @asynccontextmanager
+    async def written_to(self, model: Model, own: Access, *, shared: bool) -> AsyncIterator[TrackingServer]:
+        """The model's server, for as long as something is written there.
+
+        Args:
+            own: what the model shows its own server.
+            shared: whether the environment's credentials are shown, too, where they are for reading.
+
+        Raises:
+            RegistryError: there is none that can be asked.
+        """
+        uri = self._server(model)
+        async with self._connections() as connections:
+            line = connections.to(uri, own.tls or self._tls)
+            credentials = self._credentials_for(uri, own) if shared else own.credentials or Credentials()
+            async with line.gate:
+                yield TrackingServer(line.client, uri, credentials, self._bounds, permission="EDIT")
+
+    @asynccontextmanager
     async def _connections(self) -> AsyncIterator[Connections]:
         """Those that are kept, or some for this once."""
         if self._kept is None:

@@ -64,12 +64,19 @@ class NoSuchEndpoint(RegistryUnreachable):
 class TrackingServer:
     """Asks one MLflow server, over connections that are not its own to close."""
 
-    def __init__(self, client: httpx.AsyncClient, uri: str, credentials: Credentials, bounds: Bounds) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, uri: str, credentials: Credentials, bounds: Bounds, permission: str = "READ"
+    ) -> None:
+        """
+        Args:
+            permission: what MLflow calls the one that is needed; errors name it.
+        """
         self.uri = uri.rstrip("/")
         """The tracking URI without a slash at the end; free of credentials, so fit for messages."""
         self.bounds = bounds
         self._client = client
         self._credentials = credentials
+        self._permission = permission
 
     async def get(self, path: str, params: Mapping[str, str | int], answer: type[Answer]) -> Answer:
         """
@@ -84,8 +91,12 @@ class TrackingServer:
         return self._parse(await self._exchange("GET", API + path, params=params), answer)
 
     async def post(self, path: str, body: Mapping[str, Any], answer: type[Answer]) -> Answer:
-        """Like `get`, with a JSON body. Every POST asked here only reads, so it is retried as well."""
+        """Like `get`, with a JSON body. Whatever is asked here may be done twice, so it is retried as well."""
         return self._parse(await self._exchange("POST", API + path, body=body), answer)
+
+    async def delete(self, path: str, body: Mapping[str, Any]) -> None:
+        """Like `post`."""
+        await self._exchange("DELETE", API + path, body=body)
 
     async def run_artifact(self, run_id: str, path: str) -> bytes:
         """The bytes of one file among a run's artifacts, through the server. Raises as `get` does."""
@@ -170,8 +181,9 @@ class TrackingServer:
                 )
             case 403:
                 return NotAllowed(
-                    f"MLflow at {self.uri} knows {self._credentials} and does not permit reading this model"
-                    f"{f': {message}' if message else ''}. Grant READ on it."
+                    f"MLflow at {self.uri} knows {self._credentials} and does not permit "
+                    f"{'reading' if self._permission == 'READ' else 'changing'} this model"
+                    f"{f': {message}' if message else ''}. Grant {self._permission} on it."
                 )
             case _ if 300 <= status < 400:
                 target = response.headers.get("location", "another address").split("?")[0]
@@ -205,7 +217,7 @@ class TrackingServer:
     def _broken(self, error: Exception) -> RegistryUnreachable:
         """What an exchange without an answer means."""
         causes = list(_causes(error))
-        check = f"Check that it runs and that {FIELD} names it."
+        check = f"Check that it runs, and its address: {FIELD} or, where that is left out, MLFLOW_TRACKING_URI."
         if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
             return RegistryUnreachable(f"{self.uri} is not a usable address. {check}")
         if certificate := next((c for c in causes if isinstance(c, ssl.SSLError)), None):
