@@ -35,7 +35,7 @@ test-kubernetes: $(VENV)/dev.installed ## Run those that speak to an API server,
 test-parts: $(VENV)/dev.installed ## Run all others, and show what they said when they have ended
 	@$(call told_at_the_end,$(addprefix --ignore=,$(RAY_TESTS) $(KUBERNETES_TESTS) $(OWN_TARGETS)))
 
-test-disruption: $(VENV)/dev.installed ## Kill processes and bring bad versions under load, on a Ray; eight minutes
+test-disruption: $(VENV)/dev.installed ## Kill processes and bring bad versions under load, on a Ray; a quarter of an hour
 	$(BIN)/python -m pytest tests/disruption
 
 test-browser: $(VENV)/dev.installed ## Try the docs page in a real Chromium; as root on Debian it is installed
@@ -52,7 +52,7 @@ e2e: $(VENV)/dev.installed ## Run the tests that need a cluster, in one that is 
 	        ($(CLUSTER) down) || [ $$result -ne 0 ] || result=1; \
 	    fi; exit $$result
 
-cluster-binaries: $(VENV)/dev.installed ## Build etcd, Kubernetes, KubeRay and Helm from their Go modules
+cluster-binaries: $(VENV)/dev.installed ## Build etcd, Kubernetes, KubeRay, Helm and Prometheus from their Go modules
 	$(CLUSTER).binaries
 
 cluster-up: $(VENV)/dev.installed ## Start the test cluster with our images and KubeRay, and print its kubeconfig's path

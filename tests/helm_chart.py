@@ -25,6 +25,7 @@ VARIANTS: dict[str, Json] = {
         "leaderElection": {"leaseName": "456"},
         "mlflow": {"existingSecret": "yes"},
         "registryWebhook": {"existingSecret": "012"},
+        "prometheus": {"existingSecret": "345"},
         "priorityClassName": "789",
     },
     "replicas": {"replicas": 2},
@@ -57,6 +58,7 @@ VARIANTS: dict[str, Json] = {
         "settings": {"concurrency": 16, "resync": "2m", "kubeQps": 12.5, "logLevel": "DEBUG", "logFormat": "text"},
         "mlflow": {"trackingUri": "https://mlflow.example.com", "existingSecret": "mlflow"},
         "registryWebhook": {"existingSecret": "webhook", "port": 80},
+        "prometheus": {"url": "https://metrics.example.com/prometheus", "existingSecret": "prometheus"},
         "env": [
             {"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"},
             {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "secret"}}},

@@ -43,6 +43,8 @@ class RayStandIn:
         """What each address serves."""
         self.silent: set[str] = set()
         """Paths that nothing answers for just now."""
+        self.dead_every = 0
+        """Of so many connections to a Service one meets a dead pod; 0: none does."""
         self.asked: Counter[str] = Counter()
         """Requests by path."""
 
@@ -154,7 +156,8 @@ class RayStandIn:
     async def live(self, request: web.Request) -> web.Response:
         """GET /v2/health/live of a router, wherever the Service leads."""
         self.asked[request.path] += 1
-        if request.path in self.silent:
+        dead = self.dead_every and self.asked[request.path] % self.dead_every == 0
+        if dead or request.path in self.silent:
             raise web.HTTPServiceUnavailable
         return web.json_response({"live": True})
 

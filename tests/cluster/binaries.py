@@ -38,6 +38,8 @@ class Tool:
     """The program's folder within the module."""
     stamped: bool = False
     """Whether the program has to be told its version, as Kubernetes' programs have."""
+    tags: str = ""
+    """Go's build tags: what of it is left out."""
 
     @property
     def package(self) -> str:
@@ -61,12 +63,14 @@ BINARIES = {
     "pause": Tool("pause", "rayfleet.io/tests/cluster/pause"),
     "helm": Tool("helm", "helm.sh/helm/v4", "cmd/helm"),
     "kind": Tool("kind", "sigs.k8s.io/kind"),
+    # Without the clients of a dozen clouds that it could ask what to scrape: a third of the build.
+    "prometheus": Tool("prometheus", "github.com/prometheus/prometheus", "cmd/prometheus", tags="remove_all_sd"),
 }
 ENVTEST = ("etcd", "kube-apiserver", "kubectl")
 GROUPS = {
     "envtest": ENVTEST,
-    "tests": (*ENVTEST, "kube-controller-manager", "kuberay-operator", "pause", "helm"),
-    "node": tuple(name for name in BINARIES if name not in (*ENVTEST, "helm", "kind")),
+    "tests": (*ENVTEST, "kube-controller-manager", "kuberay-operator", "pause", "helm", "prometheus"),
+    "node": tuple(name for name in BINARIES if name not in (*ENVTEST, "helm", "kind", "prometheus")),
     "all": tuple(BINARIES),
 }
 
@@ -127,7 +131,8 @@ def digest(name: str) -> str:
     """What a program is built from: the pins, its own source, the flags and the platform."""
     tool = BINARIES[name]
     folder = TOOLS / tool.folder
-    found = hashlib.sha256(f"{tool.package} {_ldflags(tool)} {platform.system()} {platform.machine()}".encode())
+    flags = f"{_ldflags(tool)} {tool.tags}".strip()
+    found = hashlib.sha256(f"{tool.package} {flags} {platform.system()} {platform.machine()}".encode())
     for file in sorted(file for file in folder.iterdir() if file.name in ("go.mod", "go.sum") or file.suffix == ".go"):
         found.update(f"\0{file.name}\0".encode() + file.read_bytes())
     return found.hexdigest()
@@ -153,7 +158,7 @@ def _build_folder(folder: str, names: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=cache(), prefix="build-") as made:
         packages = [BINARIES[name].package for name in names]
         output = f"{made}/{names[0]}" if len(names) == 1 else made
-        flags = ["-buildvcs=false", "-ldflags", _ldflags(tool), "-o", output]
+        flags = ["-buildvcs=false", "-tags", tool.tags, "-ldflags", _ldflags(tool), "-o", output]
         # `pause` is all that its image holds, so it brings no C library along.
         environment = {"CGO_ENABLED": "0"} if folder == "pause" else {}
         _go("build", *flags, *packages, folder=TOOLS / folder, environment=environment)

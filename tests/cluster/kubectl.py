@@ -78,8 +78,9 @@ class Kubectl:
             until("the definitions are established", lambda: self._established(definitions), ESTABLISH_S, every=0.3)
 
     def _established(self, definitions: list[str]) -> bool:
-        path = '{.status.conditions[?(@.type=="Established")].status}'
-        return all(self("get", each, "-o", f"jsonpath={path}") == "True" for each in definitions)
+        # A definition that was made just now has none.
+        found = [self.json("get", each).get("status", {}).get("conditions") or [] for each in definitions]
+        return all(("Established", "True") in {(each["type"], each["status"]) for each in every} for every in found)
 
     @contextmanager
     def forward(self, namespace: str, target: str, port: int) -> Iterator[str]:

@@ -128,6 +128,10 @@ class Node:
         """End a part at once, as a crash would."""
         self.sandbox.end(self._command(part)[0], signal.SIGKILL, 30)
 
+    def kill_container(self, container: str) -> None:
+        """End all processes of a pod's container by SIGKILL; raises SandboxError when it does not run."""
+        self.sandbox.run("ctr", "--namespace=k8s.io", "tasks", "kill", "--all", "--signal=SIGKILL", container)
+
     def restart(self, part: str) -> None:
         """Stop a part and start it again."""
         self.stop(part)

@@ -80,7 +80,7 @@ def test_with_a_controller_manager_owned_objects_go_with_their_owner(tmp_path: P
         child = {"name": "child", "namespace": "default", "ownerReferences": [reference]}
         kubectl.apply([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": child}])
         kubectl("delete", "configmap", "owner")
-        until("the child is gone", lambda: not kubectl("get", "configmap", "child", "--ignore-not-found"), 60)
+        until("the child is gone", lambda: not kubectl("get", "configmap", "child", "--ignore-not-found"))
 
 
 def test_parts_end_with_the_process_that_started_them(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_parts_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     pids = [int(pid) for pid in ran.stdout.split()]
     assert len(pids) == 2
-    until("etcd and the API server ended", lambda: not any(map(command_line, pids)), 10)
+    until("etcd and the API server ended", lambda: not any(map(command_line, pids)))
 
 
 def test_a_part_that_crashed_and_was_started_again_is_forgotten(
@@ -109,7 +109,7 @@ def test_a_part_that_crashed_and_was_started_again_is_forgotten(
     monkeypatch.setattr("cluster.control_plane.WATCHDOG", told)
     with ControlPlane(tmp_path) as crashing:
         os.kill(crashing._running["kube-apiserver"].pid, signal.SIGKILL)
-        until("the API server ended", lambda: not crashing.running("kube-apiserver"), 10)
+        until("the API server ended", lambda: not crashing.running("kube-apiserver"))
         crashing.start_part("kube-apiserver")
     assert not ended.exists()
 

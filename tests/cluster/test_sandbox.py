@@ -36,7 +36,7 @@ def test_everything_in_it_ends_with_it(sandbox: Sandbox, tmp_path: Path) -> None
     wire = ["type", "veth", "peer", "name", "inside", "netns", str(sandbox.pid())]
     subprocess.run(["ip", "link", "add", "rayfleet-gone", *wire], check=True)
     sandbox.start([SLEEP, "600"], tmp_path / "log")
-    until("it sleeps", lambda: sandbox.find(SLEEP) is not None, 5)
+    until("it sleeps", lambda: sandbox.find(SLEEP) is not None)
     inside = sandbox.find(SLEEP)
     assert inside is not None
 
@@ -45,7 +45,7 @@ def test_everything_in_it_ends_with_it(sandbox: Sandbox, tmp_path: Path) -> None
     assert sandbox.pid() is None
     assert not living(inside)
     assert str(mounted) not in Path("/proc/mounts").read_text()
-    until("the wire is gone", lambda: "rayfleet-gone" not in Path("/proc/net/dev").read_text(), 5)
+    until("the wire is gone", lambda: "rayfleet-gone" not in Path("/proc/net/dev").read_text())
 
 
 LAST_THREAD = """
@@ -67,12 +67,12 @@ def test_a_process_lives_until_its_last_thread_is_gone() -> None:
         port = int(process.stdout.readline())
         process.stdin.write(b"\n")
         process.stdin.flush()
-        until("its first thread is gone", lambda: not command_line(process.pid), 10)
+        until("its first thread is gone", lambda: not command_line(process.pid))
         assert living(process.pid)
         with pytest.raises(OSError, match="in use"):
             socket.create_server(("127.0.0.1", port))
         process.kill()
-        until("all of it is gone", lambda: not living(process.pid), 10)
+        until("all of it is gone", lambda: not living(process.pid))
         socket.create_server(("127.0.0.1", port)).close()
 
 
@@ -88,9 +88,9 @@ def test_the_same_program_outside_is_not_touched(sandbox: Sandbox, tmp_path: Pat
             assert sandbox.find(SLEEP) is None
             sandbox.signal(SLEEP, signal.SIGKILL)
             sandbox.start([SLEEP, "600"], tmp_path / "log")
-            until("it sleeps", lambda: sandbox.find(SLEEP) is not None, 5)
+            until("it sleeps", lambda: sandbox.find(SLEEP) is not None)
             sandbox.signal(SLEEP, signal.SIGKILL)
-            until("it ended", lambda: sandbox.find(SLEEP) is None, 5)
+            until("it ended", lambda: sandbox.find(SLEEP) is None)
             assert outside.poll() is None
         finally:
             outside.kill()

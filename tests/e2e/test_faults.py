@@ -33,9 +33,11 @@ def _leader(scene: Scene) -> str:
     return holder.partition("_")[0]
 
 
-def test_a_rollout_survives_operators_that_are_killed_all_the_time(scene: Scene, models: Registry) -> None:
+def test_a_rollout_survives_operators_that_are_killed_all_the_time(
+    scene: Scene, models: Registry, cluster: Cluster
+) -> None:
     clusters = scene.ray_clusters("sturdy")
-    with scene.traffic("sturdy", "tough") as traffic, killing(scene, times=20) as killed:
+    with scene.traffic("sturdy", "tough") as traffic, killing(scene, cluster, times=20) as killed:
         scene.settled("tough", version=models.linear("tough", 2))
         scene.patch("modeldeployment", "tough", {"spec": {"limits": {"maxQueuedRequests": 60}}})
         scene.settled("tough")
@@ -48,11 +50,11 @@ def test_a_rollout_survives_operators_that_are_killed_all_the_time(scene: Scene,
     scene.answers("sturdy", "tough", 3)
 
 
-def test_another_operator_leads_when_the_leader_is_killed(scene: Scene) -> None:
+def test_another_operator_leads_when_the_leader_is_killed(scene: Scene, cluster: Cluster) -> None:
     scene.kubectl("rollout", "status", "deploy/rayfleet-operator", "-n", NAMESPACE, "--timeout=120s")
     until("somebody leads", lambda: _leader(scene) in operators(scene), 60, every=0.5)
     leader = _leader(scene)
-    kill(scene, NAMESPACE, leader)
+    assert kill(scene, cluster, NAMESPACE, leader)
     began = time.monotonic()
     until("another one leads", lambda: _leader(scene) not in (leader, ""), 60, every=0.2)
     print(f"another operator led after {time.monotonic() - began:.1f} s")
@@ -62,14 +64,13 @@ def test_another_operator_leads_when_the_leader_is_killed(scene: Scene) -> None:
     scene.answers("sturdy", "tough", 3, seconds=30)
 
 
-def test_kuberay_killed_while_a_version_arrives(scene: Scene, models: Registry) -> None:
+def test_kuberay_killed_while_a_version_arrives(scene: Scene, models: Registry, cluster: Cluster) -> None:
     clusters = scene.ray_clusters("sturdy")
     with scene.traffic("sturdy", "tough") as traffic:
         version = models.linear("tough", 4)
         pods = kuberay.pods(scene.kubectl)
-        for pod in pods:
-            kill(scene, pod["metadata"]["namespace"], pod["metadata"]["name"])
-        assert pods
+        killed = [kill(scene, cluster, pod["metadata"]["namespace"], pod["metadata"]["name"]) for pod in pods]
+        assert any(killed)
         scene.settled("tough", version=version)
         report = traffic.stop()
     print(report)
@@ -149,7 +150,9 @@ def test_the_head_deleted_without_redis(scene: Scene) -> None:
         print(f"Ready was no longer True after {time.monotonic() - began:.1f} s: {scene.condition('tough', 'Ready')}")
         scene.settled("tough")
         print(f"Ready again after {time.monotonic() - began:.1f} s")
-        scene.answers("sturdy", "tough", 4)
+        # Where the asker is, a dead worker may be known a moment later than where the operator is.
+        scene.answers("sturdy", "tough", 4, seconds=10)
+        print(f"answered three times in a row {time.monotonic() - began:.1f} s after the head was deleted")
         report = traffic.stop()
     print(report)
     after = scene.get("modeldeployment", "tough")["status"]["versions"]

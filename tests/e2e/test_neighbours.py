@@ -41,8 +41,8 @@ def _undisturbed(scene: Scene, steady: Traffic) -> Iterator[None]:
     _heals(scene)
     yield
     assert steady.report().failed == []
-    assert scene.condition("good", "Ready")["status"] == "True"
-    assert scene.condition("good", "Degraded")["status"] == "False"
+    found = {each: scene.condition("good", each) for each in ("Ready", "Degraded")}
+    assert {each: of["status"] for each, of in found.items()} == {"Ready": "True", "Degraded": "False"}, found
 
 
 def _healthy(scene: Scene) -> dict[str, object]:

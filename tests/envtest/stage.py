@@ -20,7 +20,7 @@ from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.kube.references import References
 from rayfleet_operator.reconcile.reconciler import FleetReconciler
 from rayfleet_operator.render.names import annotation
-from rayfleet_operator.settings import Settings
+from rayfleet_operator.settings import PrometheusSettings, Settings
 
 Json = dict[str, Any]
 
@@ -33,6 +33,7 @@ DEFAULTS = {
     "rayVersion": "2.60.0",
     "workerGroups": [{"name": "workers", "minReplicas": 3, "cpu": "8", "memory": "8Gi"}],
 }
+NO_PROMETHEUS = PrometheusSettings()
 
 
 @dataclass
@@ -45,10 +46,14 @@ class Stage:
     references: References[FleetKey]
     reconciler: FleetReconciler
 
-    async def restart(self, *, deadline_s: float = 60, **defaults: Any) -> None:
+    async def restart(
+        self, *, deadline_s: float = 60, prometheus: PrometheusSettings = NO_PROMETHEUS, **defaults: Any
+    ) -> None:
         """Another operator, with fleet defaults of its own."""
         await self.reconciler.close()
-        self.reconciler = started(self.client, self.namespace, self.references, {**DEFAULTS, **defaults}, deadline_s)
+        self.reconciler = started(
+            self.client, self.namespace, self.references, {**DEFAULTS, **defaults}, deadline_s, prometheus
+        )
 
     async def model(self, name: str, *, fleet: str | None = None, **model: Any) -> None:
         """A model that was resolved before."""
@@ -165,9 +170,19 @@ def _images(cluster: Json) -> set[str]:
 
 
 def started(
-    client: KubeClient, namespace: str, references: References[FleetKey], defaults: Json, deadline_s: float = 60
+    client: KubeClient,
+    namespace: str,
+    references: References[FleetKey],
+    defaults: Json,
+    deadline_s: float = 60,
+    prometheus: PrometheusSettings = NO_PROMETHEUS,
 ) -> FleetReconciler:
-    settings = Settings(operator_namespace=namespace, fleet_defaults=defaults, reconcile_deadline_s=deadline_s)
+    settings = Settings(
+        operator_namespace=namespace,
+        fleet_defaults=defaults,
+        reconcile_deadline_s=deadline_s,
+        prometheus=prometheus,
+    )
     return FleetReconciler(settings, client, references, lambda key: None)
 
 

@@ -89,11 +89,11 @@ def operator(cluster: ControlPlane, manifests: list[Json], folder: Path) -> Iter
             [Path(sys.executable).with_name("rayfleet"), "operator"], env=environ, stdout=output, stderr=output
         )
     try:
-        until("the operator is ready", lambda: process.poll() is not None or answers(health, "/readyz"), 60)
+        until("the operator is ready", lambda: process.poll() is not None or answers(health, "/readyz"))
         assert process.poll() is None, log.read_text()
         yield log
         process.send_signal(signal.SIGTERM)
-        assert process.wait(25) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -136,11 +136,11 @@ def test_a_fleet_is_made(watched: list[str], cluster: ControlPlane, registry: st
         }
         cluster.kubectl.apply([model])
         try:
-            until("the fleet's RayService is there", lambda: made("rayservices.ray.io") == {name}, 60)
-            until("the fleet's NetworkPolicy is there", lambda: made("networkpolicies") == {name}, 30)
-            until("the fleet's Secret is there", lambda: f"{name}-auth" in made("secrets"), 30)
-            until("a revision is kept", lambda: bool(made("controllerrevisions")), 30)
-            until("the model's status is there", lambda: observed(cluster, name), 30)
+            until("the fleet's RayService is there", lambda: made("rayservices.ray.io") == {name})
+            until("the fleet's NetworkPolicy is there", lambda: made("networkpolicies") == {name})
+            until("the fleet's Secret is there", lambda: f"{name}-auth" in made("secrets"))
+            until("a revision is kept", lambda: bool(made("controllerrevisions")))
+            until("the model's status is there", lambda: observed(cluster, name))
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{log.read_text()}") from error
         key = cluster.kubectl.json("--namespace", NAMESPACE, "get", "secret", "rayfleet-operator-key")

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from closed_loop import until
 from cluster.control_plane import ControlPlane
+from fake_clock import Clock
 
 from rayfleet_operator.kube import config
 from rayfleet_operator.kube.client import KubeClient
-from rayfleet_operator.kube.kinds import LEASE
+from rayfleet_operator.kube.kinds import LEASE, Kind
 from rayfleet_operator.kube.lease import Lease, LeaseLost, Pace
 
-PACE = Pace(lease_s=6, renew_s=4, retry_s=0.2, attempt_s=2)
-"""Beside other tests, an API server may think for a second or two about one request."""
+PACE = Pace(lease_s=60, renew_s=40, retry_s=0.2, attempt_s=20)
+"""By a clock that a test moves: beside other tests, an API server may think for seconds about one request."""
 NAMESPACE = "default"
 Json = dict[str, Any]
-Candidate = Callable[[str], Lease]
+Candidate = Callable[..., Lease]
+
+
+class Reader(KubeClient):
+    """Counts what has been read, or tried in vain."""
+
+    reads = 0
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
+        try:
+            return await super().get(kind, namespace, name)
+        finally:
+            self.reads += 1
+
+    async def has_read_again(self) -> None:
+        """The first one to end may have begun earlier."""
+        before = self.reads
+        await until("it reads again", lambda: self.reads >= before + 2)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -31,14 +53,21 @@ async def client(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
 
 
 @pytest.fixture
+async def reader(control_plane: ControlPlane) -> AsyncIterator[Reader]:
+    """Of the candidate that waits."""
+    async with Reader(config.load(str(control_plane.kubeconfig))) as client:
+        yield client
+
+
+@pytest.fixture
 def name() -> str:
     return f"lease-{os.urandom(4).hex()}"
 
 
 @pytest.fixture
-def candidate(client: KubeClient, name: str) -> Candidate:
-    def make(identity: str) -> Lease:
-        return Lease(client, namespace=NAMESPACE, name=name, identity=identity, pace=PACE)
+def candidate(client: KubeClient, name: str, clock: Clock) -> Candidate:
+    def make(identity: str, client: KubeClient = client) -> Lease:
+        return Lease(client, namespace=NAMESPACE, name=name, identity=identity, pace=PACE, clock=clock)
 
     return make
 
@@ -59,8 +88,8 @@ async def written(client: KubeClient, name: str, **spec: Any) -> None:
 
 async def test_of_many_who_ask_at_once_one_leads(candidate: Candidate, client: KubeClient, name: str) -> None:
     asking = [asyncio.create_task(candidate(f"c{number}").acquire()) for number in range(6)]
-    await asyncio.wait(asking, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-    done, waiting = await asyncio.wait(asking, timeout=PACE.lease_s / 3)
+    await asyncio.wait(asking, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    done, waiting = await asyncio.wait(asking, timeout=2)
     for each in waiting:
         each.cancel()
 
@@ -68,15 +97,17 @@ async def test_of_many_who_ask_at_once_one_leads(candidate: Candidate, client: K
     assert (await spec(client, name))["holderIdentity"].startswith("c")
 
 
-async def test_a_lease_that_is_given_up_is_taken_at_once(candidate: Candidate, client: KubeClient, name: str) -> None:
-    first, second = candidate("first"), candidate("second")
+async def test_a_lease_that_is_given_up_is_taken_before_it_runs_out(
+    candidate: Candidate, client: KubeClient, reader: Reader, name: str
+) -> None:
+    first, second = candidate("first"), candidate("second", reader)
     await first.acquire()
     waiting = asyncio.create_task(second.acquire())
-    await asyncio.sleep(0.5)
+    await reader.has_read_again()
     assert not waiting.done()
 
     await first.release()
-    async with asyncio.timeout(PACE.lease_s / 2):
+    async with asyncio.timeout(60):
         await waiting
     after = await spec(client, name)
     assert after["holderIdentity"] == "second"
@@ -85,45 +116,53 @@ async def test_a_lease_that_is_given_up_is_taken_at_once(candidate: Candidate, c
     assert (await spec(client, name))["holderIdentity"] == "second", "what is no longer ours is not given up"
 
 
-def moment(micro_time: str) -> datetime:
-    return datetime.fromisoformat(micro_time)
-
-
 async def test_a_lease_that_is_kept_is_not_taken_and_one_whose_holder_died_is(
-    candidate: Candidate, client: KubeClient, name: str
+    candidate: Candidate, client: KubeClient, reader: Reader, name: str, clock: Clock
 ) -> None:
-    first, second = candidate("first"), candidate("second")
+    first, second = candidate("first"), candidate("second", reader)
     await first.acquire()
     keeping = asyncio.create_task(first.keep())
     waiting = asyncio.create_task(second.acquire())
-    await asyncio.wait([waiting, keeping], timeout=PACE.lease_s * 1.5)
-    assert not waiting.done()
-    assert not keeping.done()
+    for _ in range(6):
+        before = (await spec(client, name))["renewTime"]
+        clock.forward(PACE.lease_s / 3)
+        async with asyncio.timeout(60):
+            while (await spec(client, name))["renewTime"] == before:
+                await asyncio.sleep(0.02)
+        await reader.has_read_again()
+        assert not waiting.done()
+        assert not keeping.done()
 
     keeping.cancel()
     await asyncio.wait([keeping])
-    last = moment((await spec(client, name))["renewTime"])
-    async with asyncio.timeout(30):
+    await reader.has_read_again()
+    clock.forward(PACE.lease_s - 1)
+    await reader.has_read_again()
+    assert not waiting.done()
+    clock.forward(1)
+    async with asyncio.timeout(60):
         await waiting
-    taken = moment((await spec(client, name))["acquireTime"])
-    assert taken - last >= timedelta(seconds=PACE.lease_s)
+    assert (await spec(client, name))["holderIdentity"] == "second"
 
 
 @pytest.mark.parametrize("year", ["1970", "2099"])
 async def test_the_holders_clock_does_not_matter(
-    candidate: Candidate, client: KubeClient, name: str, year: str
+    candidate: Candidate, client: KubeClient, reader: Reader, name: str, clock: Clock, year: str
 ) -> None:
     def renewal(second: int) -> Json:
         when = f"{year}-01-01T00:00:{second:02}.000000Z"
         return {"holderIdentity": "skewed", "leaseDurationSeconds": PACE.lease_s, "renewTime": when}
 
     await written(client, name, **renewal(0))
-    waiting = asyncio.create_task(candidate("second").acquire())
+    waiting = asyncio.create_task(candidate("second", reader).acquire())
     for second in range(1, 10):
-        await asyncio.wait([waiting], timeout=PACE.lease_s / 6)
+        await reader.has_read_again()
+        clock.forward(PACE.lease_s / 3)
         await written(client, name, **renewal(second))
+    await reader.has_read_again()
     assert not waiting.done(), "it is renewed, whatever the date says"
-    async with asyncio.timeout(30):
+    clock.forward(PACE.lease_s)
+    async with asyncio.timeout(60):
         await waiting
     assert (await spec(client, name))["holderIdentity"] == "second"
 
@@ -162,19 +201,23 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield started
 
 
-async def test_who_cannot_renew_stops_before_another_may_lead(own: ControlPlane) -> None:
+async def test_who_cannot_renew_stops_before_another_may_lead(own: ControlPlane, clock: Clock) -> None:
+    assert PACE.renew_s < PACE.lease_s
     told: list[bool] = []
     async with KubeClient(config.load(str(own.kubeconfig))) as client:
-        lease = Lease(client, namespace=NAMESPACE, name="l", identity="first", leads=told.append, pace=PACE)
+        lease = Lease(
+            client, namespace=NAMESPACE, name="l", identity="first", leads=told.append, pace=PACE, clock=clock
+        )
         await lease.acquire()
         keeping = asyncio.create_task(lease.keep())
-        await asyncio.sleep(PACE.retry_s * 2)
         await asyncio.to_thread(own.kill_part, "kube-apiserver")
-        killed = time.monotonic()
-        async with asyncio.timeout(30):
-            with pytest.raises(LeaseLost, match="could not be renewed for 4 s"):
+        clock.forward(PACE.renew_s - 1)
+        await asyncio.wait([keeping], timeout=1)
+        assert told == [True]
+        clock.forward(1)
+        async with asyncio.timeout(60):
+            with pytest.raises(LeaseLost, match="could not be renewed for 40 s"):
                 await keeping
-        assert time.monotonic() - killed < PACE.lease_s
         assert told == [True, False]
         await lease.release()  # says that it could not, and raises nothing
 
@@ -196,11 +239,11 @@ async def test_an_outage_shorter_than_the_deadline_loses_nothing(own: ControlPla
 
 
 async def test_trouble_that_lasts_is_said_once(control_plane: ControlPlane, caplog: pytest.LogCaptureFixture) -> None:
-    async with KubeClient(config.load(str(control_plane.kubeconfig_for("nobody")))) as client:
+    async with Reader(config.load(str(control_plane.kubeconfig_for("nobody")))) as client:
         asking = asyncio.create_task(
             Lease(client, namespace=NAMESPACE, name="forbidden", identity="first", pace=PACE).acquire()
         )
-        await asyncio.wait([asking], timeout=PACE.retry_s * 8)
+        await until("it has tried several times", lambda: client.reads >= 5)
         asking.cancel()
 
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]

@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from envtest.stage import SPEC, Stage
+from envtest.stage import NOWHERE, SPEC, Stage
+from prometheus.stand_in import stand_in
 from ray_stand_in import APPLICATIONS, LIVE, TRAFFIC
 
 from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.keys import FleetKey
 from rayfleet_operator.reconcile import report, wanted
+from rayfleet_operator.settings import PrometheusSettings
 
 Json = dict[str, Any]
 
@@ -84,6 +86,33 @@ async def test_it_is_ready_once_it_answers_at_its_service(stage: Stage) -> None:
     assert await stage.is_ready("web")
 
 
+@pytest.mark.parametrize("fleet", [None, "vision"])
+async def test_it_is_ready_once_no_connection_meets_a_dead_pod(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, fleet: str | None
+) -> None:
+    """And stays so where one meets a pod that died just now. The operator may be another one meanwhile."""
+    monkeypatch.setattr(report, "QUIET", timedelta())
+    stage.ray.dead_every = 3
+    if fleet is not None:
+        await stage.apply("ModelFleet", fleet, {})
+    await stage.model("web", fleet=fleet)
+    name = fleet or "web"
+    await stage.passes(name, 5)
+    assert (await stage.condition("web", "Ready"))["reason"] == "ServiceUnreachable"
+    await stage.restart()
+    await stage.passes(name, 2)
+    assert (await stage.condition("web", "Ready"))["reason"] == "ServiceUnreachable"
+    stage.ray.dead_every = 0
+    await stage.passes(name, 1)
+    assert await stage.is_ready("web")
+    stage.ray.dead_every = 3
+    await stage.passes(name, 3)
+    assert await stage.is_ready("web")
+    await stage.restart()
+    await stage.passes(name, 3)
+    assert await stage.is_ready("web")
+
+
 async def test_it_is_not_ready_as_soon_as_no_worker_is(stage: Stage) -> None:
     await stage.model("web")
     await stage.passes("web", 5)
@@ -94,6 +123,54 @@ async def test_it_is_not_ready_as_soon_as_no_worker_is(stage: Stage) -> None:
     await stage.passes("web", 1)
     ready = await stage.condition("web", "Ready")
     assert (ready["status"], ready["message"]) == ("False", "no worker pod of cluster web-abcde is ready")
+
+
+async def test_prometheus_is_asked_about_a_candidate_and_a_rollout_waits_while_it_is_down(stage: Stage) -> None:
+    query = {"name": "errors", "query": "a{n='{{namespace}}',m='{{model}}',v='{{candidate}}'}", "max": 1}
+    analysis = {"queries": [query], "minRequests": 1}
+    rollout = {"strategy": "Canary", "steps": [{"weight": 10, "hold": "1s"}], "analysis": analysis}
+    await stage.model("web")
+    await stage.passes("web", 5)
+
+    async def waits() -> bool:
+        return bool((await stage.condition("web", "Progressing"))["reason"] == "Inconclusive")
+
+    async with stand_in() as prometheus:
+        prometheus.say({}, 503)
+        await stage.restart(prometheus=PrometheusSettings(url=prometheus.url))
+        await stage.passes("web", 2)
+        assert prometheus.queries() == [], "nothing is under way"
+        await stage.apply("ModelDeployment", "web", {**SPEC, "resources": {"cpu": "2"}, "rollout": rollout})
+        await stage.until("web", waits, "the step waits")
+        assert set(prometheus.queries()) == {f"a{{n='{stage.namespace}',m='web',v='1'}}"}
+        assert "query errors: 503" in (await stage.condition("web", "Progressing"))["message"]
+        assert await stage.is_ready("web")
+
+
+async def test_named_versions_get_their_share_and_stay_while_the_registry_is_away(stage: Stage) -> None:
+    """What their URIs meant stands in the status, as with the model's own."""
+    await stage.model("web")
+    await stage.passes("web", 5)
+    other = {"uri": "models:/web/2", "trackingUri": NOWHERE, "version": "2", "modelId": "m-" + "1" * 32}
+    told = {"traffic": [{"name": "b", **other, "artifactUri": "s3://b/n"}]}
+    await stage.client.apply_status({**stage.object("ModelDeployment", "web"), "status": told}, field_manager="another")
+    await stage.restart()
+    versions = [{"name": "b", "uri": "models:/web/2", "weight": 30}]
+    await stage.apply("ModelDeployment", "web", {**SPEC, "traffic": {"versions": versions}})
+
+    async def shared() -> bool:
+        found = (await stage.get(kinds.MODEL_DEPLOYMENT, "web"))["status"]["versions"]
+        return {(each["name"], each.get("traffic", ""), each["weight"]) for each in found} == {
+            ("1", "", 70),
+            ("2", "b", 30),
+        }
+
+    await stage.until("web", shared, "b has its share")
+    assert await stage.is_ready("web")
+    assert [each["name"] for each in (await stage.get(kinds.MODEL_DEPLOYMENT, "web"))["status"]["traffic"]] == ["b"]
+    await stage.restart()
+    await stage.passes("web", 3)
+    assert await shared()
 
 
 async def test_a_refused_change_of_the_pods_keeps_neither_the_service_nor_new_settings_back(stage: Stage) -> None:

@@ -42,6 +42,8 @@ UNDER_WAY = {
         "weight": 10,
         "message": "stage 1 of 3, weight 10: until later",
         "analysis": "Inconclusive",
+        "checks": [{"name": "errorRate", "outcome": "Inconclusive", "message": "1 of 40 requests failed"}],
+        "counted": "2026-01-01T00:00:00Z",
     },
     "history": [
         {"version": "0", "outcome": "RolledBack", "ended": "2026-01-01T00:00:00Z", "message": "AnalysisFailed: slow"}
@@ -96,8 +98,9 @@ def annotations(obj: Json) -> Json:
 def test_it_tells_what_the_status_says(say: Say) -> None:
     told = say("status")
     assert told.exit_code == 0, told.output
-    for part in ("Holding", "version 1: 90 %", "version 2: 10 %", "stage 1 of 3", "analysis: Inconclusive"):
+    for part in ("Holding", "version 1, 90 %", "version 2, 10 %", "stage 1 of 3", "1 of 40 requests failed"):
         assert part in told.output
+    assert "→ 50% ○ → 100% ○" in told.output
     assert json.loads(say("status", "--json").output)["rollout"]["candidate"] == "digits-new"
     assert say("history").output.split(maxsplit=1)[1].strip() == "version 0  RolledBack: AnalysisFailed: slow"
 
@@ -169,6 +172,23 @@ def test_what_has_every_request_is_not_promoted_by_mistake(
     refused = say("promote")
     assert (refused.exit_code, "has every request" in refused.output) == (1, True)
     assert annotations(model(control_plane, namespace)) == {}
+
+
+def test_in_the_last_stage_all_stages_are_behind_it(say: Say, control_plane: ControlPlane, namespace: str) -> None:
+    paused = {"type": "Progressing", "status": "True", "reason": "Paused", "message": "", "observedGeneration": 1}
+    condition = {**paused, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    last = {"conditions": [condition], "rollout": {**UNDER_WAY["rollout"], "stage": 2, "weight": 100}}  # type: ignore[dict-item]
+    tell(control_plane, namespace, last)
+    assert say("promote", "--all").exit_code == 0
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/promote": f"{ATTEMPT}/2"}
+
+
+def test_before_it_is_ready_there_is_no_step_to_go_past(say: Say, control_plane: ControlPlane, namespace: str) -> None:
+    tell(control_plane, namespace, {"rollout": {**UNDER_WAY["rollout"], "stage": -1, "weight": 0}})  # type: ignore[dict-item]
+    refused = say("promote")
+    assert (refused.exit_code, "not ready yet" in refused.output) == (1, True)
+    assert say("promote", "--all").exit_code == 0
+    assert annotations(model(control_plane, namespace)) == {"rayfleet.io/promote": f"{ATTEMPT}/all"}
 
 
 def test_a_pause_is_a_field_and_says_nothing_of_commands(say: Say, control_plane: ControlPlane, namespace: str) -> None:

@@ -4,38 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
+import pytest
 from model_files import write_model
+from prometheus.stand_in import stand_in as prometheus_stand_in
 from ray_client.stand_in import StandIn, stand_in
+from registry.stand_in import http
+from registry.stand_in import stand_in as registry_stand_in
 
+from rayfleet_operator import write_back
+from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.loop import Loop
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.local.state import Status
+from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.serve_config import ServeOptions
+from rayfleet_operator.prometheus.client import Prometheus
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient
+from rayfleet_operator.registry.keys import key
 from rayfleet_operator.registry.resolver import Resolver
+from rayfleet_serving.config import ModelRoute, RolloutMark, TrafficTable, VersionRoute
 
 
 @contextlib.asynccontextmanager
-async def following(folder: Path, server: StandIn) -> AsyncIterator[list[Status]]:
-    """A loop that runs, and what it has published."""
+async def following(
+    folder: Path,
+    server: StandIn,
+    metrics: str | None = None,
+    before: Mapping[str, ModelDeploymentStatus] = MappingProxyType({}),
+) -> AsyncIterator[list[Status]]:
+    """A loop that runs, and what it has published.
+
+    Args:
+        metrics: the URL of a Prometheus.
+        before: what it said of its models in passes before.
+    """
     published: list[Status] = []
-    async with ServeClient(server.url) as serve, RouterClient(server.url) as routers:
+    async with ServeClient(server.url) as serve, RouterClient(server.url) as routers, Prometheus(metrics) as prometheus:
         loop = Loop(
             sources=Sources([str(folder)], None),
             resolutions=Resolutions(Resolver()),
             serve=serve,
             routers=routers,
+            prometheus=prometheus,
             options=ServeOptions(),
             publish=published.append,
             commands=Commands(folder / "nothing.commands"),
             url="http://127.0.0.1:8000",
         )
+        loop._statuses.update(before)
         task = asyncio.ensure_future(loop.run())
         try:
             yield published
@@ -77,3 +104,68 @@ async def test_a_status_is_as_old_as_the_last_answer_of_ray(tmp_path: Path, mode
             server.answer = None
             await until(lambda: not published[-1].problems)
             assert published[-1].updated > published[lost].updated
+
+
+async def test_prometheus_is_asked_about_a_candidate_and_may_be_down(tmp_path: Path, models: dict[int, Path]) -> None:
+    analysis = {"queries": [{"name": "errors", "query": "a{m='{{model}}',v='{{candidate}}'}", "max": 1}]}
+    rollout = {"strategy": "Canary", "steps": [{"weight": 10}], "analysis": analysis}
+    write_model(tmp_path, "first", models[1], rollout=rollout)
+    since = stamp(datetime.now(UTC))
+    mark = RolloutMark(stable="old", candidate="new", began=since, stage=0, since=since)
+    versions = [
+        VersionRoute(app=app, version=app, model_id=app, weight=weight) for app, weight in (("new", 10), ("old", 90))
+    ]
+    table = TrafficTable(models={"first": ModelRoute(versions=versions, rollout=mark)})
+    with stand_in() as server:
+        router = serve_config.router_app(ModelFleetSpec(), table)
+        server.config = serve_config.serve_config([router], ServeOptions())
+        async with prometheus_stand_in() as prometheus:
+            prometheus.say({}, 503)
+            async with following(tmp_path, server, prometheus.url) as published:
+                await until(lambda: published and published[-1].models)
+                assert prometheus.queries() == ["a{m='first',v='new'}"]
+                assert published[-1].problems == ()
+
+
+async def test_the_registry_is_told_what_has_every_request_and_a_refusal_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_back, "AFTER_FAILURE_S", 0.1)
+    refuses = True
+
+    def registry(head: str) -> bytes:
+        if head.startswith("POST"):
+            return http("403 No", b"") if refuses else http("200 OK", b"{}")
+        if "registered-models/alias" in head:
+            return http("400 Bad", b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no alias"}')
+        version = {"name": "digits", "version": 1, "source": "models:/m-1"}
+        return http("200 OK", json.dumps({"model_version": version, "artifact_uri": "s3://bucket/digits"}).encode())
+
+    with stand_in() as server:
+        async with registry_stand_in(registry) as mlflow:
+            model_id = key("version", mlflow.uri, "digits", 1, "models:/m-1", 0)
+            had_all = {
+                "version": "1",
+                "modelId": model_id,
+                "uri": "models:/digits/1",
+                "outcome": "Succeeded",
+                "ended": "t",
+            }
+            status = ModelDeploymentStatus.model_validate({"history": [had_all]})
+            asked = {"trackingUri": mlflow.uri, "writeBack": {"alias": "live"}}
+            write_model(tmp_path, "digits", "models:/digits/1", registry=asked)
+            async with following(tmp_path, server, before={"digits": status}) as published:
+                await until(lambda: published and published[-1].statuses)
+                await until(lambda: degraded(published[-1]) == "WriteBackFailed")
+                refuses = False
+                await until(lambda: published[-1].statuses["digits"].written_back)
+                await until(lambda: degraded(published[-1]) != "WriteBackFailed")
+                told = published[-1].statuses["digits"].written_back
+                assert told is not None
+                assert (told.model, told.version, told.alias, told.tag) == ("digits", "1", "live", "")
+            writes = [head for head in mlflow.requests if head.startswith("POST")]
+    assert all("/registered-models/alias " in head for head in writes)
+
+
+def degraded(status: Status) -> str:
+    return status.models[0].condition("Degraded").reason if status.models else ""

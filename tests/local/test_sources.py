@@ -118,10 +118,20 @@ async def test_a_mistake_in_a_file_of_any_name_takes_nothing_away(tmp_path: Path
     await followed.close()
 
 
-async def test_an_empty_file_asks_for_nothing(followed: Followed, tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("")
+@pytest.mark.parametrize("text", ["", "# nothing\n", "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n"])
+async def test_a_file_that_says_nothing_any_more_was_not_meant_so(
+    followed: Followed, tmp_path: Path, text: str
+) -> None:
+    """A full disk and a redirection leave it empty; to end a model there is deleting its file."""
+    (tmp_path / "a.yaml").write_text(text)
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    (problem,) = followed.wanted.problems
+    assert problem.startswith(f"{tmp_path / 'a.yaml'}: it holds no ModelDeployment")
+    (tmp_path / "a.yaml").unlink()
     await followed.change()
     assert followed.uris == {"b": "/models/1"}
+    assert followed.wanted.problems == ()
 
 
 @pytest.mark.parametrize("file", ["Z", "z"])
@@ -224,12 +234,27 @@ async def test_a_folder_that_is_gone_was_not_emptied(followed: Followed, tmp_pat
     assert len(followed.wanted.problems) == 1
 
 
-async def test_a_named_file_that_is_gone_was_deleted(tmp_path: Path) -> None:
+async def test_a_document_that_moves_to_another_file_is_taken_from_there(followed: Followed, tmp_path: Path) -> None:
+    text = (tmp_path / "a.yaml").read_text()
+    (tmp_path / "a.yaml").write_text("# it moved\n")
+    (tmp_path / "c.yaml").write_text(text.replace("/models/1", "/models/7"))
+    await followed.change()
+    assert followed.uris == {"a": "/models/7", "b": "/models/1"}
+    assert followed.wanted.problems == ()
+
+
+async def test_a_named_file_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
+    """As a named folder is; a checkout of another branch takes both away for a moment."""
     a, b = write_model(tmp_path, "a", "/models/1"), write_model(tmp_path, "b", "/models/1")
     followed = Followed(a, b)
     b.unlink()
     await followed.change()
-    assert followed.uris == {"a": "/models/1"}
+    assert followed.uris == {"a": "/models/1", "b": "/models/1"}
+    assert len(followed.wanted.problems) == 1
+    write_model(tmp_path, "b", "/models/2")
+    await followed.change()
+    assert followed.uris == {"a": "/models/1", "b": "/models/2"}
+    assert followed.wanted.problems == ()
     await followed.close()
 
 

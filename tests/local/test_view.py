@@ -60,6 +60,18 @@ def test_a_version_shows_how_many_replicas_answer_of_those_that_should(
     assert row[column].strip() == shown
 
 
+def test_versions_beside_the_models_own_are_shown_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    b = a_version(1, 1).model_copy(update={"version": "3", "weight": 10, "name": "b"})
+    shadow = b.model_copy(update={"version": "4", "weight": 0, "name": "shadow", "mirror": 25})
+    model = a_model(a_version(1, 1)).model_copy(update={"versions": (a_version(1, 1), b, shadow)})
+    Lines(URL).show(Status(models=(model,), updated=NOW))
+    told = capsys.readouterr().out
+    assert "version 3 (b) 10 % RUNNING, replicas 1 of 1, version 4 (shadow) mirrors 25 % RUNNING" in told
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(table(Status(models=(model,), updated=NOW), URL))
+    assert [line.split()[:2] for line in console.export_text().splitlines()[2:4]] == [["3", "(b)"], ["4", "(shadow)"]]
+
+
 def test_an_edit_is_acknowledged_even_where_nothing_else_changes(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines(URL)
     before = Status(models=(a_model(a_version(1, 1)),), files_read=NOW, updated=NOW)

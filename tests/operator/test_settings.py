@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
-from rayfleet_operator.settings import Settings, SettingsError
+from rayfleet_operator.settings import PrometheusSettings, Settings, SettingsError
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -16,6 +17,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert settings.leader_election
     assert (settings.metrics_port, settings.health_port) == (8080, 8081)
     assert (settings.registry_webhook, settings.registry_webhook_port) == (None, 8083)
+    assert settings.prometheus == PrometheusSettings(url=None, token_file=None)
     assert settings.resync_s == 60
     assert settings.kubeconfig is None
     assert settings.dashboard_clients == ("rayfleet", "kuberay-operator", "kuberay")
@@ -41,6 +43,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "RAYFLEET_HEALTH_PORT": "9999",
             "RAYFLEET_REGISTRY_WEBHOOK": "/etc/webhook/key",
             "RAYFLEET_REGISTRY_WEBHOOK_PORT": "7777",
+            "RAYFLEET_PROMETHEUS_URL": "https://metrics.example.com/prometheus/",
+            "RAYFLEET_PROMETHEUS_TOKEN_FILE": "/etc/prometheus/token",
             "RAYFLEET_CONCURRENCY": "3",
             "RAYFLEET_RESYNC": "1m30s",
             "RAYFLEET_KUBE_QPS": "7.5",
@@ -64,6 +68,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         health_port=9999,
         registry_webhook=Path("/etc/webhook/key"),
         registry_webhook_port=7777,
+        prometheus=PrometheusSettings(
+            url="https://metrics.example.com/prometheus", token_file=Path("/etc/prometheus/token")
+        ),
         concurrency=3,
         resync_s=90,
         kube_qps=7.5,
@@ -86,6 +93,19 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         ("RAYFLEET_HEALTH_PORT", "-1", "from 0 to 65535"),
         ("RAYFLEET_REGISTRY_WEBHOOK", "key", "which begins with /"),
         ("RAYFLEET_REGISTRY_WEBHOOK_PORT", "http", "from 0 to 65535"),
+        ("RAYFLEET_PROMETHEUS_URL", "prometheus:9090", "an http:// or https:// address"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://prometheus?a=b", "without user, password or query"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://prom:abc", "Invalid port: 'abc'"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://prom:90:90", "Invalid port"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://prom:0", "a port from 1 to 65535"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://prom:65536/prometheus", "a port from 1 to 65535"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://prom:-1", "a port from 1 to 65535"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://:9090", "an address with a host"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://[::1", "a host name or an IP address"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://[abc]:9090", "Invalid IPv6 address"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://1.2.3.999:9090", "Invalid IPv4 address"),
+        ("RAYFLEET_PROMETHEUS_URL", "http://xn--zzzz--:9090", "a host name or an IP address"),
+        ("RAYFLEET_PROMETHEUS_TOKEN_FILE", "token", "which begins with /"),
         ("RAYFLEET_CONCURRENCY", "0", "from 1 to 1000"),
         ("RAYFLEET_RESYNC", "60", "like 90s or 5m"),
         ("RAYFLEET_RESYNC", "1ms", "from 1s to 86400s"),
@@ -107,6 +127,30 @@ def test_a_wrong_value_is_refused_with_its_variable_and_what_would_be_right(
 
     assert f"{variable}={value!r}" in str(refusal.value)
     assert right in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://prom",
+        "http://prom:1",
+        "https://prom_1.ns:65535/a/b",
+        "http://[::1]:9090",
+        "http://10.0.0.1:9090",
+        "http://ü.de",
+    ],
+)
+def test_an_address_that_can_be_asked_is_taken(url: str) -> None:
+    assert Settings.from_environment({"RAYFLEET_PROMETHEUS_URL": url}).prometheus.url == url
+    httpx.AsyncClient(base_url=url)
+
+
+def test_a_password_in_an_address_is_refused_without_being_told() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_environment({"RAYFLEET_PROMETHEUS_URL": "https://me:hush@prometheus.example.com"})
+
+    assert "hush" not in str(refusal.value)
+    assert "https://***@prometheus.example.com" in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_the_operator_reads_what_the_values_say(rendered: dict[str, list[Json]],
     assert (found.concurrency, found.resync_s, found.kube_qps, found.kube_burst) == (16, 120, 12.5, 100)
     assert (found.log_level, found.log_format, found.lease_name) == ("DEBUG", "text", "turns")
     assert found.dashboard_clients == ("rayfleet", "own-kuberay")
+    assert found.prometheus.url == "https://metrics.example.com/prometheus"
     spec = ModelFleetSpec.model_validate(found.fleet_defaults)
     assert (spec.image, spec.ray_version) == ("registry.example.com:5000/ml/rayfleet-serving:1.2.3", "2.61.0")
     assert (spec.head.memory, spec.worker_groups[0].max_replicas) == ("4Gi", 4)
@@ -76,7 +77,8 @@ def test_changed_fleet_defaults_replace_the_pods(rendered: dict[str, list[Json]]
 def test_the_chart_makes_no_secret_and_credentials_are_references(name: str, rendered: dict[str, list[Json]]) -> None:
     assert not of_kind(rendered[name], "Secret")
     for variable in pod(rendered[name])["containers"][0]["env"]:
-        if any(word in variable["name"] for word in ("TOKEN", "PASSWORD", "SECRET", "KEY")):
+        words = ("TOKEN", "PASSWORD", "SECRET", "KEY")
+        if any(word in variable["name"] for word in words) and not variable["name"].endswith("_FILE"):
             assert "value" not in variable
 
 
@@ -91,6 +93,41 @@ def test_mlflows_credentials_come_from_the_secret(rendered: dict[str, list[Json]
 def test_a_tracking_uri_is_an_address_without_credentials(uri: str) -> None:
     with pytest.raises(HelmError, match="mlflow/trackingUri"):
         template({"mlflow": {"trackingUri": uri}})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:word@prometheus.example.com",
+        "prometheus:9090",
+        "http://prometheus:9090/?a=b",
+        "http://prometheus:abc",
+        "http://prometheus:0",
+        "http://prometheus:65536",
+        "http://:9090",
+        "http://[::1",
+    ],
+)
+def test_a_prometheus_is_an_address_without_credentials(url: str) -> None:
+    assert not taken("RAYFLEET_PROMETHEUS_URL", url)
+    with pytest.raises(HelmError, match="prometheus/url"):
+        template({"prometheus": {"url": url}})
+
+
+@pytest.mark.parametrize("url", ["https://prometheus.example.com:65535/a/b", "http://[::1]:9090", "http://10.0.0.1:1"])
+def test_every_form_of_a_prometheus_address_is_taken(url: str) -> None:
+    assert taken("RAYFLEET_PROMETHEUS_URL", url)
+    assert re.search(SCHEMA["properties"]["prometheus"]["properties"]["url"]["pattern"], url)
+
+
+def test_prometheus_token_is_where_the_operator_reads_it(rendered: dict[str, list[Json]], tmp_path: Path) -> None:
+    """The folder is mounted, because a file that is mounted by itself stays as it is."""
+    spec = pod(rendered["everything"])
+    (mount,) = (each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "prometheus")
+    (volume,) = (each["secret"] for each in spec["volumes"] if each["name"] == "prometheus")
+    assert volume == {"secretName": "prometheus", "items": [{"key": "token", "path": "token"}], "optional": True}
+    file = settings(rendered["everything"], tmp_path).prometheus.token_file
+    assert (file, "subPath" in mount) == (Path(mount["mountPath"]) / "token", False)
 
 
 OPERATORS = SCHEMA["properties"]["settings"]["properties"]

@@ -99,6 +99,8 @@ def test_every_value_is_explained() -> None:
         ({"registryWebhook": {"existingSecret": "A secret"}}, "existingSecret"),
         ({"registryWebhook": {"existingSecret": "a", "port": 65536}}, "registryWebhook/port"),
         ({"registryWebhook": {"key": "hush"}}, "key"),
+        ({"prometheus": {"existingSecret": "A secret"}}, "prometheus/existingSecret"),
+        ({"prometheus": {"token": "hush"}}, "token"),
         ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "commonLabels/app.kubernetes.io~1name"),
         ({"podLabels": {"app.kubernetes.io/instance": "mine"}}, "podLabels/app.kubernetes.io~1instance"),
         ({"metrics": {"serviceMonitor": {"labels": {"helm.sh/chart": "mine"}}}}, "labels/helm.sh~1chart"),

@@ -20,7 +20,7 @@ def test_by_default_nothing_listens_for_webhooks(rendered: dict[str, list[Json]]
 
 def test_the_webhooks_key_is_where_the_operator_reads_it(rendered: dict[str, list[Json]], tmp_path: Path) -> None:
     spec = pod(rendered["everything"])
-    (volume,) = [each["secret"] for each in spec["volumes"] if "secret" in each]
+    (volume,) = [each["secret"] for each in spec["volumes"] if each["name"] == "webhook"]
     assert (volume["secretName"], volume["optional"]) == ("webhook", True)
     (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "webhook"]
     assert "subPath" not in mount, "a rotation would not arrive"

@@ -16,8 +16,8 @@ import pytest
 from aiohttp import web
 from certificates import authority
 
+from rayfleet_operator.exchange import MIB
 from rayfleet_operator.ray import routers, serve
-from rayfleet_operator.ray.client import MIB
 from rayfleet_operator.ray.connections import SERVE_TIMEOUT_S, Connections
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient, ServeUnreachable
