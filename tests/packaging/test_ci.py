@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -102,6 +104,32 @@ def test_ci_says_first_that_it_needs_go(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+def test_ci_says_first_that_the_disk_is_too_full(tmp_path: Path) -> None:
+    tools = _tools(tmp_path)
+    _program(tools / "go", "exit 0")
+    _program(tools / "python3", 'echo "$*: too full" >&2; exit 1')
+    ran = subprocess.run([ROOT / ".ci" / "run"], env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (1, ".ci/room.py: too full\n")
+    assert not (tmp_path / "made").exists()
+
+
+def test_room_is_asked_for_what_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, state = tmp_path / "cache", tmp_path / "state"
+    monkeypatch.setenv("RAYFLEET_CLUSTER_CACHE", str(cache))
+    monkeypatch.setenv("RAYFLEET_CLUSTER_STATE", str(state))
+    free = shutil.disk_usage(tmp_path)._replace(free=15 * 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    shortages = runpy.run_path(str(ROOT / ".ci" / "room.py"))["shortages"]
+    (said,) = shortages()
+    assert re.search(r"15\.0 GiB free, and about 2[0-9] are needed", said)
+    assert str(tmp_path) in said
+    (cache / "bin").mkdir(parents=True)
+    (cache / "bin" / "prometheus").touch()
+    state.mkdir()
+    (state / "images.json").touch()
+    assert shortages() == []
+
+
 def test_what_ci_compiles_beside_the_tests_ends_with_it(tmp_path: Path) -> None:
     tools, pid = _tools(tmp_path), tmp_path / "pid"
     _program(tools / "go", "exit 0")
@@ -138,6 +166,7 @@ def _tools(folder: Path) -> Path:
     for name in ("bash", "sh", "env", "dirname", "mktemp", "nice", "rm", "cat", "sleep", "touch"):
         (tools / name).symlink_to(_found(name))
     _program(tools / "make", f"touch {folder / 'made'}")
+    _program(tools / "python3", "exit 0")
     return tools
 
 
