@@ -16,10 +16,11 @@ def wanted() -> dict[Path, float]:
     home = Path.home()
     cache = Path(os.environ.get("RAYFLEET_CLUSTER_CACHE", home / ".cache" / "rayfleet" / "cluster"))
     state = Path(os.environ.get("RAYFLEET_CLUSTER_STATE", "/var/lib/rayfleet-cluster"))
+    built = (cache / "bin" / "prometheus").exists()
     return {
         HERE: 2 if (HERE / ".venv" / "dev.installed").exists() else 8,
-        cache: 0 if (cache / "bin" / "prometheus").exists() else 1,
-        home: 0 if (cache / "bin" / "prometheus").exists() else 9,  # Go's caches
+        cache: 0 if built else 1,
+        home: 0 if built else 9,  # Go's caches
         # Images of changed sources lie beside those that running pods have.
         state: 3 if (state / "images.json").exists() else 8,
     }

@@ -7,7 +7,8 @@ also where it was set before. A tag is taken off only where its value says that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 from rayfleet_operator.api.status import WrittenBack
 from rayfleet_operator.plan.observed import identity_of
@@ -16,6 +17,8 @@ from rayfleet_operator.registry.errors import RegistryUnreachable, VersionNotFou
 from rayfleet_operator.registry.mlflow import MlflowRegistry
 from rayfleet_operator.registry.server import Rejection, TrackingServer
 from rayfleet_operator.registry.uri import VersionUri
+
+Given = TypeVar("Given", bound=Answer)
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """A missing version is a 404 to MLflow, a missing alias a 400."""
@@ -64,22 +67,23 @@ def _stale(old: WrittenBack, wanted: WrittenBack) -> bool:
 async def _bearer(server: TrackingServer, wanted: WrittenBack) -> str | None:
     """The version that has the alias; None where none has."""
     where = {"name": wanted.model, "alias": wanted.alias}
-    try:
-        found = await server.get("registered-models/alias", where, VersionAnswer)
-    except Rejection as rejection:
-        if rejection.code not in ABSENT:
-            raise
-        return None
-    return str(found.model_version.version)
+    found = await _found(server.get("registered-models/alias", where, VersionAnswer))
+    return str(found.model_version.version) if found is not None else None
 
 
 async def _tag(server: TrackingServer, of: WrittenBack, key: str) -> str | None:
     """The version's tag; None where it has none, or is gone."""
     where = {"name": of.model, "version": of.version}
+    found = await _found(server.get("model-versions/get", where, TaggedAnswer))
+    tags = found.model_version.tags if found is not None else []
+    return next((tag.value for tag in tags if tag.key == key), None)
+
+
+async def _found(asked: Awaitable[Given]) -> Given | None:
+    """What MLflow answers; None where it says that there is none. Raises `Rejection` where it says something else."""
     try:
-        found = await server.get("model-versions/get", where, TaggedAnswer)
+        return await asked
     except Rejection as rejection:
         if rejection.code not in ABSENT:
             raise
         return None
-    return next((tag.value for tag in found.model_version.tags if tag.key == key), None)
