@@ -32,6 +32,7 @@ from rayfleet_operator.registry.errors import (
 )
 from rayfleet_operator.registry.resolver import Outcome, Resolver
 from rayfleet_operator.registry.uri import registered_model
+from rayfleet_operator.waking import until_due
 from rayfleet_serving.config import ModelIdentity
 
 AFTER_FAILURE_S = 5.0
@@ -198,12 +199,7 @@ class Resolutions:
                 for place, batch in batches.items():
                     tasks.create_task(self._ask(place, batch))
                 wait = min((entry.due - now for entry in waiting.values() if not entry.asking), default=None)
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(None if wait is None else max(wait, 0.05)):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await until_due(self._wake, wait)
 
     def _entry(
         self,

@@ -32,6 +32,7 @@ from rayfleet_operator.registry.errors import (
 from rayfleet_operator.registry.resolver import Resolver
 from rayfleet_operator.registry.uri import registered_model
 from rayfleet_operator.resolutions import ModelKey
+from rayfleet_operator.waking import until_due
 
 AFTER_FAILURE_S = 5.0
 """How soon a first failure is tried again; then each wait is about as long as it has failed."""
@@ -170,12 +171,7 @@ class WriteBacks:
                         self._busy.add(key)
                         tasks.create_task(self._write(key, entry))
                 wait = min((each.due - now for key, each in waiting.items() if key not in self._busy), default=None)
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(None if wait is None else max(wait, 0.05)):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await until_due(self._wake, wait)
 
     def _follow(
         self, fleet: Hashable, key: ModelKey, model: ModelDeployment, access: Access | CredentialsMissing | None
