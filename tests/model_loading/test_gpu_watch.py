@@ -1,0 +1,122 @@
+"""Which process on a GPU is this one, and how much it has. There is no GPU here: NVML and CUDA are stand-ins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pytest
+from nvml_stand_in import Card
+
+from rayfleet_serving.model.errors import LoadError
+from rayfleet_serving.model.gpu_watch import GpuAccount, open_account
+from rayfleet_serving.model.process_memory import MIB
+from rayfleet_serving.model.share import GPU_SLACK, Share
+
+GIB = 1024 * MIB
+OURS, OTHERS = 51_001, 77
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    """Another replica has 3 GiB of it, and this one takes 400 MiB when it opens its context."""
+    card = Card({OTHERS: 3 * GIB})
+    card.on_context = lambda: card.processes.update({OURS: 400 * MIB})
+    monkeypatch.setitem(sys.modules, "pynvml", card.module())
+    return card
+
+
+def account(card: Card) -> GpuAccount:
+    found = open_account(card)  # type: ignore[arg-type]  # it stands in
+    assert found is not None
+    return found
+
+
+def test_it_is_the_one_that_appears_with_its_context_whatever_its_number_outside(card: Card) -> None:
+    found = account(card)
+    assert found.used() == 400 * MIB
+    card.processes[OURS] = 2 * GIB
+    card.processes[OTHERS] = 9 * GIB
+    assert found.used() == 2 * GIB
+
+
+def test_a_process_of_the_same_number_that_was_there_before_is_not_it(card: Card) -> None:
+    """In a container, this process' own number may be that of another one on the node."""
+    card.processes[os.getpid()] = 7 * GIB
+    assert account(card).used() == 400 * MIB
+
+
+def test_its_own_number_decides_where_two_appear(card: Card) -> None:
+    card.on_context = lambda: card.processes.update({os.getpid(): 500 * MIB, OURS: 400 * MIB})
+    assert account(card).used() == 500 * MIB
+
+
+def test_where_two_appear_nothing_is_known_until_one_is_gone(card: Card) -> None:
+    card.on_context = lambda: card.processes.update({OURS: 400 * MIB, OURS + 1: 600 * MIB})
+    found = account(card)
+    assert found.used() is None
+    del card.processes[OURS + 1]
+    assert found.used() == 400 * MIB
+
+
+def test_an_empty_list_strikes_nobody_out(card: Card) -> None:
+    card.on_context = lambda: card.processes.update({OURS: 400 * MIB, OURS + 1: 600 * MIB})
+    found = account(card)
+    had, card.processes = card.processes, {}
+    assert found.used() is None
+    del had[OURS + 1]
+    card.processes = had
+    assert found.used() == 400 * MIB
+
+
+def test_clients_of_mps_are_listed_apart(card: Card) -> None:
+    card.on_context = lambda: card.under_mps.update({OURS: 300 * MIB})
+    assert account(card).used() == 300 * MIB
+
+
+@pytest.mark.parametrize("on_context", ["nothing appears", "it breaks"])
+def test_what_nvml_does_not_tell_is_not_watched(on_context: str, card: Card, caplog: Any) -> None:
+    def happens() -> None:
+        card.broken = on_context == "it breaks"
+
+    card.on_context = happens
+    assert open_account(card) is None  # type: ignore[arg-type]
+    assert "watched" in caplog.text or "enforced only by the libraries" in caplog.text
+
+
+def test_without_nvml_nothing_is_watched(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert open_account(Card()) is None  # type: ignore[arg-type]
+    assert "nvidia-ml-py is not installed" in caplog.text
+
+
+def test_a_card_that_is_lost_later_says_nothing(card: Card) -> None:
+    found = account(card)
+    card.broken = True
+    assert found.used() is None
+
+
+def share(card: Card, cap: int) -> Share:
+    return Share(memory_bytes=None, gpu_memory_bytes=cap, has_gpu=True, account=account(card))
+
+
+def test_a_library_gets_what_cudas_own_context_leaves(card: Card) -> None:
+    assert share(card, GIB).library_bytes == 624 * MIB
+
+
+def test_a_cap_that_cuda_alone_fills_is_refused_with_both_numbers(card: Card) -> None:
+    with pytest.raises(LoadError, match="its gpuMemory is 256 MiB, and CUDA alone takes 400 MiB") as refused:
+        share(card, 256 * MIB)
+    assert refused.value.reason == "OutOfMemory"
+
+
+def test_whatever_allocates_is_told_of_beyond_the_cap_and_its_slack(card: Card) -> None:
+    held = share(card, 6 * GIB)
+    card.processes[OURS] = 6 * GIB + GPU_SLACK
+    assert held.over() is None
+    card.processes[OURS] = int(7.1 * GIB)
+    assert held.over() == "takes 7.1 GiB of GPU memory, its gpuMemory is 6 GiB"
+    assert held.gpu_memory_used() == int(7.1 * GIB)
+    card.processes[OURS] = None
+    assert held.over() is None
