@@ -83,8 +83,8 @@ def kubectl(control_plane: ControlPlane) -> Shell:
 def test_get_shows_whether_it_answers_and_what_is_under_way(kubectl: Shell) -> None:
     assert kubectl.table("md") == [
         ["NAME", "READY", "PROGRESS", "MODEL", "VERSION", "REPLICAS"],
-        ["bert", "", "", "models:/bert/3", "", "1"],
-        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "2"],
+        ["bert", "", "", "models:/bert/3", "", ""],
+        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "3"],
     ]
     assert kubectl.table("mf") == [
         ["NAME", "READY", "PROGRESS", "MODELS"],
@@ -95,7 +95,7 @@ def test_get_shows_whether_it_answers_and_what_is_under_way(kubectl: Shell) -> N
 def test_wide_output_adds_reasons_fleet_and_addresses(kubectl: Shell) -> None:
     assert kubectl.table("md", "resnet", "-o", "wide") == [
         ["NAME", "READY", "PROGRESS", "MODEL", "VERSION", "REPLICAS", "REASON", "DEGRADED", "FLEET", "URL"],
-        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "2", "Serving", "AsExpected", "vision",
+        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "3", "Serving", "AsExpected", "vision",
          "http://vision.crds-kubectl.svc:8000/resnet"],
     ]  # fmt: skip
     assert kubectl.table("mf", "-o", "wide") == [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from helm_chart import ROOT
 
-from rayfleet_operator.plan import capacity, pods, status
+from rayfleet_operator.plan import capacity, causes, pods
 from rayfleet_operator.plan.conditions import NoticeReason, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.registry.errors import RegistryError
@@ -36,7 +36,7 @@ def test_every_reason_is_explained_and_exists() -> None:
         *registry_reasons(),
         *pods._ORDER,
         capacity.REASON,
-        status.NO_ADDRESS.reason,
+        causes.NO_ADDRESS.reason,
         *OTHERS,
     }
     assert explained == known

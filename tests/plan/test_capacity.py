@@ -24,6 +24,8 @@ CPU = {"name": "cpu", "cpu": "4", "memory": "8Gi"}
 GPU = {"name": "gpu", "cpu": "8", "memory": "32Gi", "gpu": 2}
 MIG = {"name": "mig", "template": limits(**{"nvidia.com/mig-1g.5gb": 1})}
 AMD = {"name": "amd", "template": limits(**{"amd.com/gpu": "4"})}
+L4 = {"name": "l4", "gpu": 1, "gpuMemory": "24Gi", "accelerator": "L4"}
+SLICED = {"name": "sliced", "gpu": 4, "gpuResource": "nvidia.com/gpu.shared"}
 SMALL = {"name": "small", "memory": "8Gi", "template": limits(memory="1Gi")}
 
 # The groups, what one replica asks for, whether it fits on one worker.
@@ -42,6 +44,13 @@ FITS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], bool]] = {
     "other GPUs that the template asks for": ([AMD], {"gpu": "4"}, True),
     "memory that the template takes away": ([SMALL], {"memory": "2Gi"}, False),
     "a template that means nothing": ([{**CPU, "template": limits(memory="much")}], {"memory": "8Gi"}, True),
+    "GPUs under a name of their own": ([SLICED], {"gpu": "4"}, True),
+    "the kind that there is": ([GPU, L4], {"gpu": "1", "accelerator": "L4"}, True),
+    "a kind that there is not": ([GPU, L4], {"gpu": "1", "accelerator": "H100"}, False),
+    "more GPUs than that kind has": ([GPU, L4], {"gpu": "2", "accelerator": "L4"}, False),
+    "all memory of a GPU": ([L4], {"gpu": "0.5", "gpuMemory": "24Gi"}, True),
+    "more memory than a GPU has": ([L4], {"gpu": "0.5", "gpuMemory": "25Gi"}, False),
+    "memory of GPUs that say nothing of it": ([GPU, L4], {"gpu": "0.5", "gpuMemory": "25Gi"}, True),
     "no workers": ([], {}, False),
 }
 
@@ -63,6 +72,12 @@ def test_a_misfit_is_told_what_was_asked_what_is_there_and_what_to_do() -> None:
         "one replica asks for 6 CPUs, 64Gi memory, 0.5 GPUs, and no worker has that "
         "(cpu: 4 CPUs, 8Gi memory, 0 GPUs; gpu: 8 CPUs, 32Gi memory, 2 GPUs). "
         "Lower spec.resources, or give the fleet a larger worker group"
+    )
+    picky = model("digits", resources={"gpu": "1", "gpuMemory": "80Gi", "accelerator": "A100-80GB"})
+    (told,) = capacity.misfits([picky], fleet(L4)).values()
+    assert told.message.startswith(
+        "one replica asks for 1 CPUs, 1 GPUs of the kind A100-80GB, 80Gi GPU memory, and no worker has that "
+        "(l4: 2 CPUs, 4Gi memory, 1 GPUs of the kind L4 with 24 GiB each). "
     )
     (nowhere,) = capacity.misfits([model("small")], fleet()).values()
     assert "the fleet has no workers" in nowhere.message

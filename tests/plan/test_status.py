@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity, conditions, status
+from rayfleet_operator.plan import capacity, causes, conditions, events, status
 from rayfleet_operator.plan.conditions import Condition, ConditionType
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
@@ -103,7 +103,7 @@ REASONS: dict[str, tuple[ModelPlan, list[Trouble], bool, str, str]] = {
 @pytest.mark.parametrize("case", REASONS)
 def test_the_layer_that_knows_speaks_first(case: str) -> None:
     planned, troubles, lacking, ready, degraded = REASONS[case]
-    explained = status.explain(planned, troubles, SHORT if lacking else None, short=planned is ROLLING)
+    explained = causes.explain(planned, troubles, SHORT if lacking else None, short=planned is ROLLING)
     assert [each.type for each in explained] == ["Ready", "Progressing", "Degraded"]
     assert explained[0].reason == ready
     assert explained[0].status == planned.conditions[0].status, "the cause changes nothing about whether it answers"
@@ -111,10 +111,10 @@ def test_the_layer_that_knows_speaks_first(case: str) -> None:
 
 
 def test_nothing_that_is_wrong_is_left_out() -> None:
-    assert status.explain(DEAD, [CRASH], None)[2].message == f"{FAILED[1]}\n{CRASH.message}"
-    ready, _, degraded = status.explain(REPLACING, [], SHORT)
+    assert causes.explain(DEAD, [CRASH], None)[2].message == f"{FAILED[1]}\n{CRASH.message}"
+    ready, _, degraded = causes.explain(REPLACING, [], SHORT)
     assert ready.message == degraded.message == f"{SHORT}\n{FAILED[1]}"
-    assert status.explain(LOADING_2, [NO_NODE], None)[0].message == NO_NODE.message, "version 2 had no requests"
+    assert causes.explain(LOADING_2, [NO_NODE], None)[0].message == NO_NODE.message, "version 2 had no requests"
 
 
 REFUSED = Trouble("RayServiceRefused", "the RayService is refused: spec.x: Required value")
@@ -138,7 +138,7 @@ REFUSALS: dict[str, tuple[ModelPlan, list[Trouble], str, str, list[str]]] = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_refusal_is_told_whether_it_answers_or_not(case: str) -> None:
     planned, troubles, ready, degraded, messages = REFUSALS[case]
-    explained = status.explain(planned, troubles, None, refused=REFUSED)
+    explained = causes.explain(planned, troubles, None, refused=REFUSED)
     assert f"{explained[0].status} {explained[0].reason}" == ready
     assert (explained[2].status, explained[2].reason) == ("True", degraded)
     assert explained[2].message.split("\n") == messages
@@ -147,12 +147,12 @@ def test_a_refusal_is_told_whether_it_answers_or_not(case: str) -> None:
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_nobody_can_address_is_not_ready(case: str) -> None:
     planned, troubles, *_ = REFUSALS[case]
-    ready, progressing, degraded = status.explain(planned, troubles, None, refused=REFUSED, address_taken=True)
+    ready, progressing, degraded = causes.explain(planned, troubles, None, refused=REFUSED, address_taken=True)
     assert (ready.status, ready.reason, ready.message) == ("False", REFUSED.reason, REFUSED.message)
     assert progressing == planned.conditions[1]
     assert degraded.reason == REFUSED.reason
     assert degraded.message.split("\n").count(REFUSED.message) == 1
-    ready, _, degraded = status.explain(planned, troubles, None, address_taken=True)
+    ready, _, degraded = causes.explain(planned, troubles, None, address_taken=True)
     assert (ready.status, ready.reason, degraded.reason) == ("False", "NameTaken", "NameTaken")
 
 
@@ -204,7 +204,7 @@ def test_the_time_of_a_condition_moves_with_its_status_only() -> None:
 
 
 def told(before: ModelDeployment, after: ModelDeployment) -> list[tuple[str, str]]:
-    return [(each.type, each.reason) for each in status.events(before.status.conditions, after.status.conditions)]
+    return [(each.type, each.reason) for each in events.events(before.status.conditions, after.status.conditions)]
 
 
 def test_events_are_told_when_something_changes() -> None:
@@ -222,6 +222,30 @@ def test_events_are_told_when_something_changes() -> None:
         [("Warning", "NotServing")],
         [("Normal", "Serving")],
     ]
+
+
+def test_a_new_cluster_is_an_event_whenever_it_is_another_one() -> None:
+    def announced(text: str) -> list[StatusCondition]:
+        return status.merged([], [conditions.progressing("NewCluster", text)], 1, NOW)
+
+    assert [each.message for each in events.events([], announced("a"))] == ["a"]
+    assert events.events(announced("a"), announced("a")) == []
+    assert [each.message for each in events.events(announced("a"), announced("b"))] == ["b"]
+
+
+def test_a_model_tells_of_a_cluster_of_its_own_unless_something_of_itself_is_under_way() -> None:
+    rests = written(model(), plan(version())).status
+    told = status.announced(rests, rests, "spec.image changes", NOW)
+    assert [(each.type, each.status) for each in told.conditions] == [
+        ("Ready", "True"),
+        ("Progressing", "True"),
+        ("Degraded", "False"),
+    ]
+    assert (told.conditions[1].reason, told.conditions[1].message) == ("NewCluster", "spec.image changes")
+    again = status.announced(rests, told, "spec.image changes", NOW + timedelta(minutes=1))
+    assert again.conditions[1].last_transition_time == told.conditions[1].last_transition_time
+    moves = written(model(), under_way("Deploying")).status
+    assert status.announced(moves, moves, "spec.image changes", NOW) == moves
 
 
 def under_way(reason: str) -> ModelPlan:
@@ -276,7 +300,7 @@ def test_where_serve_does_not_say_a_shortage_is_told_as_before(planned: ModelPla
     after = written(before, silent, shortage=SHORT, quiet=True)
     assert degraded(after) == told
     assert written(after, silent, shortage=SHORT).status.conditions[2] == after.status.conditions[2]
-    assert status.events(before.status.conditions, after.status.conditions) == []
+    assert events.events(before.status.conditions, after.status.conditions) == []
 
 
 def test_what_serve_does_not_say_stays_as_it_was() -> None:

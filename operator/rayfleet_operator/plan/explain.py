@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan import conditions, troubles
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
@@ -30,6 +30,13 @@ def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> 
         return conditions.ready("False", Reason.REMOVING, "the model was deleted")
     if first is None:
         return conditions.ready("False", Reason.NOT_DEPLOYED, "no version is deployed")
+    row = facts.row(first.app)
+    sleeps = serving and first.replicas_running == 0 and row is not None and row.sleeps
+    if sleeps and first.state in (DEPLOY_FAILED, UNHEALTHY):
+        text = f"version {first.version} sleeps, and cannot be woken: {first.message or first.state}"
+        return conditions.ready("False", Reason.NOT_SERVING, text)
+    if sleeps:
+        return conditions.ready("True", Reason.ASLEEP, f"version {first.version} is asleep: the first request wakes it")
     if serving:
         return conditions.ready("True", Reason.SERVING, f"version {first.version} answers")
     if first.state == WAITING:
@@ -55,8 +62,10 @@ def progress(
     route: ModelRoute,
     *,
     retry: bool,
+    asked: int,
 ) -> Condition:
-    """What the model waits for: the first of the steps that is not done."""
+    """What the model waits for: the first of the steps that is not done. `asked` are the replicas that the wanted
+    version needs before it gets requests."""
     found = facts.live.get(target)
     if retry:
         return conditions.progressing(Reason.RETRYING, "the wanted version failed to start and is tried again")
@@ -75,7 +84,7 @@ def progress(
         return conditions.progressing(Reason.DEPLOYING, message)
     routers = facts.routers
     reached = f"{routers.reaching(target)} of {routers.expected} routers can reach version {found.version}"
-    running, asked = found.observed.replicas_running, facts.model.spec.replicas if facts.model is not None else 0
+    running = found.observed.replicas_running
     if weights[target] == 0 and running is not None and running < asked:
         text = f"{running} of {asked} replicas of version {found.version} run"
         return conditions.progressing(Reason.DEPLOYING, text)
@@ -128,6 +137,12 @@ def _as_told(facts: ModelFacts) -> Condition | None:
     return Condition(ConditionType.PROGRESSING, told.status, told.reason, told.message)
 
 
+def failed_start(detail: str) -> Reason:
+    """A Reason by what a replica said that could not start; `failure.cause` begins with its own reason."""
+    lacking = detail.startswith(f"{Reason.OUT_OF_MEMORY}: ")
+    return Reason.OUT_OF_MEMORY if lacking else Reason.VERSION_FAILED
+
+
 def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) -> list[tuple[str, str]]:
     """What needs a person, the gravest first: the version that has the requests, then the one that should.
 
@@ -137,6 +152,9 @@ def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) ->
     listed: list[tuple[str, str]] = []
     for app in sorted(weights, key=lambda app: (-weights[app], app)):
         found, told, failed = facts.live.get(app), facts.told(app), facts.failed(app)
+        if found is not None:
+            # What a replica says of itself tells more than that Serve had to replace it.
+            listed += troubles.told(facts, app)
         if failed is not None:
             version, state, detail = failed.name, DEPLOY_FAILED, failed.message
         elif found is not None and found.status in (DEPLOY_FAILED, UNHEALTHY):
@@ -146,7 +164,7 @@ def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) ->
         else:
             continue
         if state == DEPLOY_FAILED and (app == target or weights[app] == 0):
-            listed.append((Reason.VERSION_FAILED, f"version {version} failed to start: {detail}"))
+            listed.append((failed_start(detail), f"version {version} failed to start: {detail}"))
         elif weights[app] > 0:
             text = f"version {version}, which has the requests, is {state}: {detail}"
             listed.append((Reason.STABLE_UNHEALTHY, text))

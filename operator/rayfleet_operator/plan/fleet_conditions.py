@@ -24,6 +24,8 @@ class FleetReason(StrEnum):
     its own reason instead."""
 
     STARTING = "Starting"
+    NEW_CLUSTER = "NewCluster"
+    """KubeRay is about to be asked for a new Ray cluster, or has just been."""
     UPGRADING = "Upgrading"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     ENVIRONMENT_CHANGED = "EnvironmentChanged"
@@ -44,6 +46,7 @@ def conditions_of(
     before: Sequence[StatusCondition] = (),
     waits: str | None = None,
     failed: str | None = None,
+    announced: str | None = None,
 ) -> tuple[Condition, Condition, Condition]:
     """Ready, Progressing, Degraded.
 
@@ -55,6 +58,7 @@ def conditions_of(
         before: the conditions of the observation before, which tell since when the fleet is not ready.
         waits: what a change of the fleet's pods waits for, if it does.
         failed: why some of the fleet's objects could not be written just now, if so.
+        announced: which new Ray cluster KubeRay is asked for next, if one is, and what it takes.
     """
     serving, following = clusters.serving, clusters.next
     ready = readiness(clusters)
@@ -84,7 +88,7 @@ def conditions_of(
     # A cluster that answers needs no other explanation of why nobody reaches it.
     if ready.status != "True" and why and ready.reason != Reason.SERVICE_UNREACHABLE:
         ready = conditions.ready(ready.status, *why[0])
-    return ready, _progressing(clusters, ready, waits), conditions.degraded(why + others)
+    return ready, _progressing(clusters, ready, waits, announced), conditions.degraded(why + others)
 
 
 def readiness(clusters: Clusters) -> Condition:
@@ -161,9 +165,11 @@ def _homeless_routers(cluster: ObservedCluster | None) -> Faults:
     return [(capacity.REASON, text)]
 
 
-def _progressing(clusters: Clusters, ready: Condition, waits: str | None) -> Condition:
+def _progressing(clusters: Clusters, ready: Condition, waits: str | None, announced: str | None) -> Condition:
     if waits is not None:
         return conditions.progressing(Reason.WAITING_FOR_CLUSTER, waits)
+    if announced is not None:
+        return conditions.progressing(FleetReason.NEW_CLUSTER, announced)
     serving, following, replaced = clusters.serving, clusters.next, clusters.replaced
     if serving is not None and following is not None:
         text = f"cluster {following.name} is to take over from {serving.name}"

@@ -1,0 +1,68 @@
+"""How many replicas are asked for: by a model's spec, and by a deployment in a Serve config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rayfleet_operator.api.traffic import NamedVersion
+from rayfleet_operator.api.types import ModelDeployment
+
+
+@dataclass(frozen=True)
+class Size:
+    """Replicas of one version."""
+
+    least: int
+    """That there always are; 0 where it may be scaled away."""
+    most: int
+    """That there may be."""
+
+    def at_least(self, replicas: int) -> Size:
+        """With a lower bound of so many, as far as the upper one goes."""
+        return replace(self, least=max(self.least, min(self.most, replicas)))
+
+    def at_most(self, replicas: int) -> Size:
+        """With an upper bound of so many."""
+        return Size(min(self.least, replicas), min(self.most, replicas))
+
+
+def of_model(model: ModelDeployment, version: NamedVersion | None = None) -> Size:
+    """Of the model's own version, or of one that its traffic names, at any time."""
+    scaling = model.spec.autoscaling
+    if version is not None and version.replicas is not None:
+        return Size(version.replicas, version.replicas)
+    if scaling is not None:
+        return Size(scaling.min_replicas, scaling.max_replicas)
+    return Size(model.spec.replicas, model.spec.replicas)
+
+
+def each_version(model: ModelDeployment) -> dict[str, Size]:
+    """By URI: of its own version, and of each other that its traffic names. URIs that are spelled alike are one
+    version."""
+    found = {model.spec.model.uri: of_model(model)}
+    for version in model.spec.traffic.versions if model.spec.traffic is not None else []:
+        found.setdefault(version.uri, of_model(model, version))
+    return found
+
+
+def of_deployment(deployment: Mapping[str, Any]) -> Size:
+    """Of one in a Serve config. Serve's own defaults hold where it says nothing: one replica, and with an
+    `autoscaling_config` from 1 to 1."""
+    scaling = deployment.get("autoscaling_config")
+    if isinstance(scaling, Mapping):
+        least = _count(scaling.get("min_replicas"), 1)
+        return Size(least, max(least, _count(scaling.get("max_replicas"), 1)))
+    replicas = _count(deployment.get("num_replicas"), 1)
+    return Size(replicas, replicas)
+
+
+def given(entry: Mapping[str, Any]) -> Size:
+    """The bounds in an application's entry."""
+    (deployment,) = entry["deployments"]
+    return of_deployment(deployment)
+
+
+def _count(value: object, default: int) -> int:
+    return max(0, value) if isinstance(value, int) else default
