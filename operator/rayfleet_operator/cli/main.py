@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "validate": "Check ModelDeployment and ModelFleet files; print every mistake at once.",
     "render": "Print the Serve config that the files would deploy.",
+    "diff": "Show what applying files would change on a cluster, and what that costs.",
     "capacity": "Say which models fit where, and why one waits.",
     "up": "Serve a folder of ModelDeployments on this machine.",
     "status": "Show what a running `rayfleet up` serves.",
