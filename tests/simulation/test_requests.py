@@ -54,7 +54,7 @@ def test_each_request_ends_exactly_once_and_in_time(arrivals: list[float], setup
         if outcome == Outcome.REFUSED:
             assert seconds == 0
         else:
-            assert 0 <= seconds <= setup.request_timeout_s + 1e-9
+            assert 0 <= seconds <= setup.request_timeout_s + setup.hop_s + 1e-9
         if outcome == Outcome.ANSWERED:
             assert seconds >= setup.hop_s
     # Sums are of what there was: no more computing than running, no more running than paid for.
@@ -76,6 +76,15 @@ def test_the_same_requests_give_the_same_run(arrivals: list[float], setup: Setup
 def test_a_lone_request_takes_its_batch_and_its_way() -> None:
     run = simulate([1.0], setup(service_s=0.1, hop_s=0.004))
     assert list(run.seconds) == [pytest.approx(0.104)]
+
+
+def test_the_way_makes_each_answer_later_and_no_batch_smaller() -> None:
+    """Also where it takes longer than an idle device would wait for a fuller batch."""
+    requests, rules = poisson(20.0, 2000), Rules(max_batch_size=8)
+    near, far = (
+        simulate(requests, setup(service_s=0.1, rules=rules, max_wait_s=0.005, hop_s=hop_s)) for hop_s in (0.0, 0.02)
+    )
+    assert list(far.seconds) == pytest.approx([seconds + 0.02 for seconds in near.seconds])
 
 
 def test_what_arrives_while_a_batch_runs_is_in_the_next_ones() -> None:

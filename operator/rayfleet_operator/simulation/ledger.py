@@ -49,11 +49,14 @@ class Level:
 class Ledger:
     """Of the requests of one run, by their index, and of the replicas."""
 
-    def __init__(self, arrivals: Sequence[float], rows: Sequence[int] | None, timeout_s: float) -> None:
-        """`arrivals`: seconds, ascending. `rows` of each request; None: one each."""
+    def __init__(
+        self, arrivals: Sequence[float], rows: Sequence[int] | None, timeout_s: float, hop_s: float = 0.0
+    ) -> None:
+        """`arrivals`: seconds, ascending. `rows` of each request; None: one each. `hop_s`: see `simulator.Setup`."""
         self.arrivals = arrivals
         self.rows = rows
         self.timeout_s = timeout_s
+        self.hop_s = hop_s
         self.outcomes = bytearray(len(arrivals))
         self.seconds = array("d", bytes(8 * len(arrivals)))
         """From each arrival to its end, whatever the end was."""
@@ -82,9 +85,10 @@ class Ledger:
         self.open.add(-1, now)
         self.outcomes[request] = outcome
         seconds = now - self.arrivals[request]
-        self.seconds[request] = seconds
+        # Routers count from when a request is there as a whole; its caller has waited for the way as well.
+        self.seconds[request] = seconds + self.hop_s if outcome == Outcome.ANSWERED else seconds
         if self.arrivals[request] >= self.counts_from:
-            bucket = latency_bucket(seconds) if outcome == 1 else REFUSED
+            bucket = latency_bucket(seconds) if outcome == Outcome.ANSWERED else REFUSED
             self._latency[bucket] = self._latency.get(bucket, 0) + 1
 
     def refuse(self, request: int) -> None:

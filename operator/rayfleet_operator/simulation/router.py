@@ -11,7 +11,6 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from rayfleet_operator.simulation.events import Events
 from rayfleet_operator.simulation.ledger import Ledger, Outcome
 from rayfleet_operator.simulation.replica import Flight, Replica
 
@@ -47,11 +46,9 @@ class Link:
 class Router:
     """The queue of one version in one router."""
 
-    def __init__(self, ledger: Ledger, events: Events, rules: Rules, hop_s: float) -> None:
+    def __init__(self, ledger: Ledger, rules: Rules) -> None:
         self._ledger = ledger
-        self._events = events
         self._rules = rules
-        self._hop_s = hop_s
         self._links: list[Link] = []
         self._queue: deque[int] = deque()
         self._queued_rows = 0
@@ -162,7 +159,7 @@ class Router:
             self._ongoing += len(requests)
             link.ongoing += 1
             link.replica.calls += 1
-            self._events.at(now + self._hop_s, link.replica.arrive, flight)
+            link.replica.arrive(flight, now)
 
     def _next(self) -> Link:
         """The one with the fewest calls; of several, the one that was sent to longest ago, which stands first."""
