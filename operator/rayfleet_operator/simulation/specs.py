@@ -15,6 +15,9 @@ from rayfleet_operator.simulation.simulator import Setup
 from rayfleet_serving.autoscaling.delays import Pace
 from rayfleet_serving.autoscaling.need import Goal
 
+FORGET_S = 5.0
+"""As in `plan.serve_config`: so long after the look-back is without a request, the last replica goes at the earliest."""
+
 
 def setup(
     model: ModelDeployment,
@@ -67,7 +70,7 @@ def _scaling(spec: Autoscaling, began: datetime | None, last_s: float) -> Scalin
             upscale_delay_s=spec.upscale_delay_seconds,
             downscale_delay_s=spec.downscale_delay_seconds,
             # As Serve is given it: the last replica is needed until the look-back is without a request.
-            scale_to_zero_delay_s=max(0.0, spec.scale_to_zero_delay_seconds - spec.look_back_seconds),
+            scale_to_zero_delay_s=max(FORGET_S, spec.scale_to_zero_delay_seconds - spec.look_back_seconds),
             upscale_step=spec.upscale_step,
             downscale_step=spec.downscale_step,
         ),
