@@ -6,22 +6,27 @@ The model sleeps for as long as a batch of its rows would compute, so that two c
 is real: HTTP, routers, batching, Serve, replicas that start. Requests come at random (Poisson) whatever becomes of the
 ones before. First its curve is measured (`rayfleet measure`) and how long further replicas take to answer.
 
-By default delays are short and the run takes four minutes. `--article`: 50 requests for each replica, a look-back of
-30 s, up after 30 s, down after 300 s; 13 minutes.
+How long replicas take to start decides most, and on cores that others use it differs from one minute to the next. So
+the simulator also runs with what they took while the load was measured: what it gets wrong then is its own.
+
+By default delays are short and all of it takes five minutes. `--article`: 50 requests for each replica, a look-back of
+30 s, up after 30 s, down after 300 s; eleven minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from bisect import bisect_right
-from dataclasses import asdict, dataclass, field
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +36,19 @@ import numpy as np
 import yaml
 from mlflow.models import infer_signature
 
+from bench import comparison
+from bench.comparison import Seen
 from bench.up import CLI, Served, serving
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.cli import plot
-from rayfleet_operator.simulation import arrivals, curve, simulator, specs, summary
-from rayfleet_operator.simulation.arrivals import Piece
-from rayfleet_operator.simulation.simulator import Run
+from rayfleet_operator.simulation import arrivals, curve, simulator, specs
+from rayfleet_operator.simulation.arrivals import Arrivals, Piece
+from rayfleet_operator.simulation.ledger import Outcome
 
 NAME = "sleeper"
 FEATURES = 4
 LOOK_S = 0.25
 WARM_S = 20.0
 """Of the load under which further replicas are started to see how long they take."""
-BIN_S = 5
-"""Of a point in the picture."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ ARTICLE = Plan(
         "downscaleDelay": "300s",
     },
     rate=25.0,
-    steps=((60, 1), (240, 6), (480, 1)),
+    # Of the replicas that answered the queue some are too many at once, and 300 s later they go.
+    steps=((60, 1), (120, 6), (330, 1)),
     batch_s=0.1,
     row_s=0.02,
     max_batch_size=32,
@@ -113,35 +118,25 @@ class Sleeper(mlflow.pyfunc.PythonModel):
         return np.zeros((len(model_input), 1), np.float32)
 
 
-@dataclass
-class Seen:
-    """What was seen of the real one. Times in seconds from the first possible arrival."""
-
-    sent: list[float] = field(default_factory=list)
-    """When each request was due, as it came."""
-    took: list[float] = field(default_factory=list)
-    """Seconds until its answer; of the same requests."""
-    status: list[int] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    running: list[int] = field(default_factory=list)
-    there: list[int] = field(default_factory=list)
-    """Replicas that take up their resources: starting, running, stopping."""
-
-
-def files(folder: Path, plan: Plan, **others: Any) -> Path:
-    """The ModelDeployment, with some of its autoscaling replaced."""
+def document(folder: Path, plan: Plan, replicas: int | None = None) -> dict[str, Any]:
+    """The ModelDeployment: with so many replicas, or with the plan's autoscaling."""
     spec = {
         "model": {"uri": str(folder / "model"), "allowCodeExecution": True},
         "resources": {"cpu": "0.2"},
         "batching": {"maxBatchSize": plan.max_batch_size},
         "limits": plan.limits,
-        "autoscaling": {**plan.autoscaling, **others},
+        **({"autoscaling": plan.autoscaling} if replicas is None else {"replicas": replicas}),
     }
-    document = {"apiVersion": "rayfleet.io/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": NAME}}
+    kind = {"apiVersion": "rayfleet.io/v1alpha1", "kind": "ModelDeployment"}
+    return {**kind, "metadata": {"name": NAME}, "spec": spec}
+
+
+def files(folder: Path, plan: Plan, replicas: int | None = None) -> Path:
+    """Write the ModelDeployment where `rayfleet up` follows it."""
     path = folder / "models" / "sleeper.yaml"
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(yaml.safe_dump({**document, "spec": spec}))
+    part.write_text(yaml.safe_dump(document(folder, plan, replicas)))
     part.rename(path)
     return path
 
@@ -162,6 +157,18 @@ async def settle(served: Served, replicas: int) -> float:
             await asyncio.sleep(0.05)
 
 
+async def moving(served: Served) -> None:
+    """Wait until its replicas say what they need, which they do while their number follows the load."""
+    async with asyncio.timeout(60):
+        while b"\nrayfleet_scaling_ongoing_requests{" not in await asyncio.to_thread(_metrics, served):
+            await asyncio.sleep(0.2)
+
+
+def _metrics(served: Served) -> bytes:
+    with urllib.request.urlopen(f"{served.url}/metrics", timeout=10) as answer:
+        return bytes(answer.read())
+
+
 async def watch(served: Served, seen: Seen, begin: float) -> None:
     """Count replicas until it is cancelled."""
     while True:
@@ -172,7 +179,7 @@ async def watch(served: Served, seen: Seen, begin: float) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def load(served: Served, due: list[float], lasts_s: float, seen: Seen, begin: float) -> None:
+async def load(served: Served, due: Sequence[float], lasts_s: float, seen: Seen, begin: float) -> None:
     """Send each request when it is due; returns when all are answered and `lasts_s` is over."""
     body = json.dumps({"instances": [[0.0] * FEATURES]}).encode()
     url = f"{served.url}/{NAME}/predict"
@@ -199,119 +206,14 @@ async def load(served: Served, due: list[float], lasts_s: float, seen: Seen, beg
         await asyncio.sleep(max(0.0, begin + lasts_s - time.monotonic()))
 
 
-def area(times: list[float], values: list[int], end: float) -> float:
-    """Sum over time of a number that holds until it is looked at again."""
-    total = 0.0
-    for at, (time_, value) in enumerate(zip(times, values, strict=True)):
-        until = min(end, times[at + 1] if at + 1 < len(times) else end)
-        total += value * max(0.0, until - time_)
-    return total
+def arrived(plan: Plan) -> Arrivals:
+    """When requests are due: the same for the same plan."""
+    pieces = [Piece(seconds, plan.rate * times) for seconds, times in plan.steps]
+    return arrivals.poisson(pieces, random.Random(plan.seed).random)
 
 
-def p99(values: list[float]) -> float:
-    return summary.percentile(sorted(values), 99) or 0.0
-
-
-def compare(plan: Plan, seen: Seen, run: Run, end: float) -> dict[str, Any]:
-    """The real one and the simulated one, side by side."""
-    real = area(seen.times, seen.there, end)
-    at = bisect_right(run.times, end) - 1
-    answered = [took for took, status in zip(seen.took, seen.status, strict=True) if status == 200]
-    simulated = [took for took, outcome in zip(run.seconds, run.outcomes, strict=True) if outcome == 1]
-    result: dict[str, Any] = {
-        "requests": len(seen.sent),
-        "failed": {str(code): seen.status.count(code) for code in sorted(set(seen.status)) if code != 200},
-        "failed, simulated": len(run.outcomes) - len(simulated),
-        "replica-seconds": [real, run.paid_s[at]],
-        "p50 s": [summary.percentile(sorted(v), 50) for v in (answered, simulated)],
-        "p99 s": [p99(answered), p99(simulated)],
-        "most replicas": [max(seen.running), max(run.running)],
-        "changes of direction": [summary.turns(seen.running), summary.turns(run.running)],
-    }
-    begin = 0.0
-    for number, (seconds, times) in enumerate(plan.steps):
-        until = begin + seconds
-        pair = [
-            p99(
-                [
-                    t
-                    for s, t, c in zip(seen.sent, seen.took, seen.status, strict=True)
-                    if begin <= s < until and c == 200
-                ]
-            ),
-            p99(
-                [
-                    t
-                    for s, t, o in zip(run.arrivals, run.seconds, run.outcomes, strict=True)
-                    if begin <= s < until and o == 1
-                ]
-            ),
-        ]
-        result[f"p99 s, step {number + 1} ({times}x)"] = pair
-        begin = until
-    first = plan.steps[0][0]
-    second = first + plan.steps[1][0]
-    result["seconds from 6x to the most replicas"] = [
-        _first(seen.times, seen.running, first, max(seen.running)) - first,
-        _first(list(run.times), list(run.running), first, max(run.running)) - first,
-    ]
-    result["seconds from 1x to fewer replicas"] = [
-        _fewer(seen.times, seen.running, second),
-        _fewer(list(run.times), list(run.running), second),
-    ]
-    result["replicas at the end"] = [seen.running[-1], run.running[at]]
-    return result
-
-
-def _first(times: list[float], values: list[int], after: float, value: int) -> float:
-    found = [t for t, v in zip(times, values, strict=True) if t >= after and v == value]
-    return found[0] if found else float("nan")
-
-
-def _fewer(times: list[float], values: list[int], after: float) -> float:
-    """Seconds from then until the number falls; NaN where it does not."""
-    before = [value for time_, value in zip(times, values, strict=True) if time_ <= after][-1]
-    found = [time_ for time_, value in zip(times, values, strict=True) if time_ > after and value < before]
-    return found[0] - after if found else float("nan")
-
-
-def picture(path: Path, plan: Plan, seen: Seen, run: Run, end: float) -> None:
-    """Requests, replicas and p99 over time, of both."""
-    bins = range(0, int(end), BIN_S)
-
-    def over(sent: Any, took: Any, good: Any) -> tuple[list[float], list[float]]:
-        found: dict[int, list[float]] = {}
-        for at, seconds, fine in zip(sent, took, good, strict=True):
-            if fine:
-                found.setdefault(int(at) // BIN_S * BIN_S, []).append(seconds)
-        return [float(at) for at in bins if at in found], [1e3 * p99(found[at]) for at in bins if at in found]
-
-    rates = [sum(at <= sent < at + BIN_S for sent in seen.sent) / BIN_S for at in bins]
-    target = plan.autoscaling.get("latency", {}).get("target")
-    plot.draw(
-        path,
-        "step load: real and simulated",
-        [
-            plot.Panel(title="requests/s", lines={"": ([float(at) for at in bins], rates)}),
-            plot.Panel(
-                title="replicas that run",
-                lines={"real": (seen.times, seen.running), "simulated": (run.times, run.running)},
-                steps=True,
-            ),
-            plot.Panel(
-                title=f"p99 of {BIN_S} s, ms",
-                lines={
-                    "real": over(seen.sent, seen.took, [code == 200 for code in seen.status]),
-                    "simulated": over(run.arrivals, run.seconds, [outcome == 1 for outcome in run.outcomes]),
-                },
-                limit=("target", float(target.removesuffix("ms"))) if target else None,
-            ),
-        ],
-    )
-
-
-async def measured(plan: Plan, folder: Path, out: Path) -> tuple[Seen, curve.Curve, list[float], float]:
-    """What was seen of the real one, its curve, when requests were due, and how long the run was."""
+async def measured(plan: Plan, folder: Path, out: Path) -> tuple[Seen, curve.Curve]:
+    """What was seen of the real one, and its curve."""
     example = np.zeros((2, FEATURES), np.float32)
     mlflow.pyfunc.save_model(
         folder / "model",
@@ -320,8 +222,8 @@ async def measured(plan: Plan, folder: Path, out: Path) -> tuple[Seen, curve.Cur
         input_example=example,
         pip_requirements=[],
     )
-    # Nothing scales while the curve is measured.
-    path = files(folder, plan, minReplicas=1, maxReplicas=1)
+    # Nothing scales, and nobody looks back, until the load is measured.
+    path = files(folder, plan, 1)
     print("starting rayfleet up ...", file=sys.stderr)
     async with serving(path, folder) as served:
         command = [*CLI, "measure", NAME, "--url", served.url, "--most", str(plan.max_batch_size)]
@@ -333,29 +235,57 @@ async def measured(plan: Plan, folder: Path, out: Path) -> tuple[Seen, curve.Cur
             raise SystemExit(1)
         # As many at once as the load will ask for, and under that load: two cores do all of it.
         most = plan.autoscaling["maxReplicas"]
-        files(folder, plan, minReplicas=most, maxReplicas=most)
+        files(folder, plan, most)
         pieces = [Piece(WARM_S, plan.rate * max(times for _, times in plan.steps))]
-        due = list(arrivals.poisson(pieces, random.Random(0).random).times)
-        asking = asyncio.create_task(load(served, due, WARM_S, Seen(), time.monotonic()))
+        due = arrivals.poisson(pieces, random.Random(0).random)
+        asking = asyncio.create_task(load(served, due.times, WARM_S, Seen(), time.monotonic()))
         start_up_s = await settle(served, most)
         await asking
         print(f"{most - 1} further replicas took {start_up_s:.1f} s each", file=sys.stderr)
-        files(folder, plan, minReplicas=1, maxReplicas=1)
+        files(folder, plan, 1)
         await settle(served, 1)
+        # Looking back begins here: the queue of the replicas that were to start is no load of the plan.
         files(folder, plan)
-        await asyncio.sleep(5)
-        found = curve.read((out / "curve.json").read_text())
-        found = curve.Curve(found.points, found.hop_s, start_up_s, found.model, found.version)
+        await moving(served)
+        await settle(served, 1)
+        found = replace(curve.read((out / "curve.json").read_text()), start_up_s=start_up_s)
         (out / "curve.json").write_text(found.text())
-        pieces = [Piece(seconds, plan.rate * times) for seconds, times in plan.steps]
-        came = arrivals.poisson(pieces, random.Random(plan.seed).random)
-        seen, due = Seen(), list(came.times)
-        print(f"{len(due)} requests in {came.lasts_s:g} s ...", file=sys.stderr)
+        seen, came = Seen(), arrived(plan)
+        print(f"{len(came.times)} requests in {came.lasts_s:g} s ...", file=sys.stderr)
         begin = time.monotonic()
         watching = asyncio.create_task(watch(served, seen, begin))
-        await load(served, due, came.lasts_s, seen, begin)
+        await load(served, came.times, came.lasts_s, seen, begin)
         watching.cancel()
-        return seen, found, due, came.lasts_s
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        return seen, found
+
+
+def report(model: ModelDeployment, plan: Plan, found: curve.Curve, seen: Seen, out: Path) -> None:
+    """Print and write what was seen beside what the simulator makes of the same arrivals."""
+    came = arrived(plan)
+    starts = {"simulated": found.start_up_s or 0.0}
+    as_seen = comparison.started(plan.steps, seen)
+    if as_seen is not None:
+        starts["simulated, start-up as seen"] = as_seen
+    sides, runs = {"real": comparison.real(seen, came.lasts_s)}, {}
+    for name, start_up_s in starts.items():
+        setup = specs.setup(model, found, routers=2, start_up_s=start_up_s, lasts_s=came.lasts_s)
+        run = simulator.simulate(came.times, setup, lasts_s=came.lasts_s)
+        title = f"{name} ({start_up_s:.1f} s)"
+        sides[title], runs[title] = comparison.simulated(run, came.lasts_s), run
+    result = {name: comparison.numbers(plan.steps, side) for name, side in sides.items()}
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    target = model.spec.autoscaling.latency if model.spec.autoscaling is not None else None
+    target_ms = None if target is None else 1e3 * target.target_seconds
+    comparison.picture(out / "autoscaling.png", came.times, sides, came.lasts_s, target_ms)
+    print("\n".join(comparison.table(result)))
+    failed = {code: seen.status.count(code) for code in sorted(set(seen.status)) if code != 200}
+    print(f"{len(seen.status)} requests, failed: {failed or 'none'}")
+    for name, run in runs.items():
+        print(f"{name}: {len(run.outcomes) - run.outcomes.count(Outcome.ANSWERED)} failed")
+        for at, before, after, reason in run.changes:
+            print(f"  at {at:.0f} s: {before} to {after}, {reason}")
 
 
 async def main() -> int:
@@ -366,26 +296,10 @@ async def main() -> int:
     plan = ARTICLE if options.article else QUICK
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        seen, found, due, lasts_s = await measured(plan, folder, options.out)
-        model = ModelDeployment.model_validate(yaml.safe_load((folder / "models" / "sleeper.yaml").read_text()))
-    (options.out / "seen.json").write_text(json.dumps(asdict(seen) | {"due": due}))
-    setup = specs.setup(model, found, routers=2, start_up_s=found.start_up_s or 0.0, lasts_s=lasts_s)
-    run = simulator.simulate(due, setup, lasts_s=lasts_s)
-    result = compare(plan, seen, run, lasts_s)
-    (options.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    picture(options.out / "autoscaling.png", plan, seen, run, lasts_s)
-    print("| | real | simulated | ratio |\n|---|---|---|---|")
-    for name, value in result.items():
-        if isinstance(value, list):
-            real, simulated = value
-            ratio = f"{simulated / real:.2f}" if real else "-"
-            print(f"| {name} | {real:.4g} | {simulated:.4g} | {ratio} |")
-    print(
-        f"{result['requests']} requests, failed: {result['failed'] or 'none'}; simulated {result['failed, simulated']}"
-    )
-    for at, before, after, reason in run.changes:
-        print(f"simulated at {at:.0f} s: {before} to {after}, {reason}")
+        seen, found = await measured(plan, Path(name), options.out)
+        model = ModelDeployment.model_validate(document(Path(name), plan))
+    (options.out / "seen.json").write_text(json.dumps(asdict(seen)))
+    report(model, plan, found, seen, options.out)
     return 0
 
 

@@ -16,7 +16,7 @@ from rayfleet_serving.autoscaling.delays import Pace
 from rayfleet_serving.autoscaling.need import Goal
 
 FORGET_S = 5.0
-"""As in `plan.serve_config`: so long after the look-back is without a request, the last replica goes at the earliest."""
+"""As in `plan.serve_config`: the last replica stays so long after the look-back is without a request, or longer."""
 
 
 def setup(
