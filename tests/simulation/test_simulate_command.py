@@ -137,6 +137,11 @@ def test_routers_are_those_of_the_fleet(folder: Path) -> None:
     assert "1 router\n" in shown(*STEPS, "--routers", "1")
 
 
+def test_a_model_that_names_no_fleet_has_the_one_of_its_own_name(folder: Path) -> None:
+    (folder / "digits.yaml").write_text(SPEC.replace("  fleet: vision\n", "") + FLEET.replace("vision", "digits"))
+    assert "3 routers" in shown(*STEPS)
+
+
 def test_a_model_that_does_not_scale_has_its_replicas(folder: Path) -> None:
     text = SPEC.split("  autoscaling:")[0] + "  replicas: 3\n"
     (folder / "digits.yaml").write_text(text)

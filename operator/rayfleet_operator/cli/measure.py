@@ -100,7 +100,7 @@ def _measured(model: _Model, rows: list[Any] | None, most: int, rounds: int) -> 
     for size in _sizes(most):
         for _ in range(WARM_UP):
             ask(size)
-        before, begin = model.batches(), time.perf_counter()
+        before = model.batches()
         took_s = []
         for _ in range(rounds):
             begin = time.perf_counter()

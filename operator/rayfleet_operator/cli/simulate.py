@@ -27,8 +27,6 @@ from rayfleet_operator.simulation.summary import Totals
 
 START_UP_S = 10.0
 """Where nothing says how long a replica takes to answer: a small model whose image and files are there."""
-
-
 MOST_S = 92 * arrivals.DAY_S
 """Of a run: eight million decisions, a minute or two."""
 PICTURE_SPANS = 400
@@ -167,7 +165,7 @@ def _model(paths: Sequence[str], name: str | None, routers: int | None) -> tuple
         raise click.ClickException(f"several ModelDeployments: {there}; choose one with --model")
     (model,) = models
     fleets = {(fleet.metadata.namespace, fleet.metadata.name): fleet for fleet in loaded.fleets}
-    fleet = fleets.get((model.metadata.namespace, model.spec.fleet or ""))
+    fleet = fleets.get((model.metadata.namespace, model.spec.fleet or model.metadata.name))
     return model, routers or (fleet.spec.routers.replicas if fleet is not None else 2)
 
 
