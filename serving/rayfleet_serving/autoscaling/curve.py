@@ -29,7 +29,8 @@ class _Size:
 
 
 class Curve:
-    """Means by batch size, sizes up to the same power of two together. Times are of a clock that never goes back."""
+    """Means by batch size, those from one power of two to the next together. Times are of a clock that never
+    goes back."""
 
     def __init__(self) -> None:
         self._measured: dict[int, _Size] = {}
