@@ -2,7 +2,8 @@
 
     python -m bench.gpu [--device cuda] [--seconds 5] [--rounds 3] [--json gpu.json]
 
-Each model is a process of its own that runs the serving package's caps, batcher and flavours (`bench/gpu_worker.py`):
+It needs a checkout, PyTorch, numpy, pandas and PyYAML, and nvidia-ml-py to see what NVML says. Each model is a process
+of its own that runs the serving package's caps, batcher and flavours (`bench/gpu_worker.py`):
 
 - the cap holds: a model that allocates without end is refused at its cap, to within 256 MiB, and a batch that does not
   fit is halved until it does. PyTorch and onnxruntime by their own limits; what has none is ended by NVML's word.
@@ -10,7 +11,8 @@ Each model is a process of its own that runs the serving package's caps, batcher
 - batched against one by one.
 
 `--device cpu` takes the same ways on a machine without a GPU, where the cap is one of the process. Exit code 1: a bound
-does not hold. What cannot be tried here is said, and is no failure.
+does not hold, or a part failed; the others are measured all the same. What cannot be tried here is said, and is no
+failure.
 """
 
 from __future__ import annotations
@@ -25,20 +27,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import gpu_models
+from bench import bare, gpu_models  # noqa: F401 - bare before the serving package
 from rayfleet_serving.model.guard import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
+BEGAN = time.monotonic()
 MIB = 2**20
 CAP = 1536 * MIB
 WITHIN = 256 * MIB
 WORKER_S = 120
+"""For a worker to start, and to end. The first one of a machine reads PyTorch from its disk."""
+LAST_ROUND_S = 300.0
+"""After so long only a part's first round begins: a slow machine has fewer, and takes no more than ten minutes."""
 TOGETHER = 0.8
 """Three models' throughput together, against one alone: taking turns costs less than a fifth."""
 ENDS_WITHIN_S = 5.0
@@ -56,6 +64,10 @@ class Row:
     """None where there is no bound, or it could not be tried."""
 
 
+class WorkerFailedError(Exception):
+    """A worker did not do what it was to; the end of what it said."""
+
+
 class Worker:
     """A model in a process of its own; `options` are those of `gpu_worker`."""
 
@@ -63,21 +75,26 @@ class Worker:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DEFAULT_PREDICTION_DEVICE": options["device"]}
         if options["device"] == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would stop it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.gpu_worker", kind, json.dumps(options)],
             cwd=ROOT,
             env=env | (environ or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
 
     def ready(self) -> None:
         """Wait until its model is loaded and warm."""
         assert self.process.stdout is not None
-        if self.process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"a worker did not start:\n{self.process.communicate()[1][-3000:]}")
+        too_late = threading.Timer(WORKER_S, self.process.kill)
+        too_late.start()
+        said = self.process.stdout.readline().strip()
+        too_late.cancel()
+        if said != "ready":
+            raise WorkerFailedError(f"a worker did not start: {self.said()}")
 
     def go(self) -> None:
         assert self.process.stdin is not None
@@ -87,14 +104,21 @@ class Worker:
     def result(self) -> dict[str, Any]:
         """What it measured, with its exit code."""
         try:
-            out, errors = self.process.communicate(timeout=WORKER_S)
+            out, _ = self.process.communicate(timeout=WORKER_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise SystemExit(f"a worker did not end within {WORKER_S} s") from None
+            raise WorkerFailedError(f"a worker did not end within {WORKER_S} s: {self.said()}") from None
         lines = out.strip().splitlines()
         if not lines:
-            raise SystemExit(f"a worker said nothing:\n{errors[-3000:]}")
+            raise WorkerFailedError(f"a worker ended with {self.process.returncode}: {self.said()}")
         return {**json.loads(lines[-1]), "code": self.process.returncode}
+
+    def said(self) -> str:
+        """Its last words; all of them go to where ours go."""
+        self.stop()
+        self._errors.seek(0)
+        text = self._errors.read()
+        print(text[-3000:], file=sys.stderr)
+        return (text.strip().splitlines() or ["nothing was said"])[-1]
 
     def stop(self) -> None:
         self.process.kill()
@@ -103,34 +127,40 @@ class Worker:
 
 def run(kind: str, **options: Any) -> dict[str, Any]:
     worker = Worker(kind, **options)
-    worker.ready()
-    worker.go()
-    return worker.result()
+    try:
+        worker.ready()
+        worker.go()
+        return worker.result()
+    finally:
+        worker.stop()
 
 
-def caps(device: str, folder: Path) -> list[Row]:
-    rows = []
-    for library in ("torch", "onnxruntime"):
-        if why := gpu_models.missing(library, device):
-            rows.append(Row(f"cap, {library}", f"not tried: {why}"))
-            continue
-        found = run(
-            "hoard", library="wide" if library == "torch" else library, device=device, cap=CAP, folder=str(folder)
-        )
-        off = found["used"] - CAP
-        text = f"{found['used'] / MIB:.0f} MiB of {CAP // MIB}, {off / MIB:+.0f}; {found['measured_by']}"
-        rows.append(Row(f"cap, {library}", text, f"within {WITHIN // MIB} MiB", abs(off) <= WITHIN))
-        halved = found["answered"] == found["asked"] and found["halved"] > 0
-        text = f"{found['answered']} of {found['asked']} rows answered, halved {found['halved']} times"
-        rows.append(Row(f"a batch beyond it, {library}", text, "all, halved", halved))
+def cap(library: str, device: str, folder: Path) -> list[Row]:
+    if why := gpu_models.missing(library, device):
+        return [Row(f"cap, {library}", f"not tried: {why}")]
+    model = "wide" if library == "torch" else library
+    found = run("hoard", model=model, device=device, cap=CAP, folder=str(folder))
+    if "why" in found:
+        return [Row(f"cap, {library}", f"not tried: {found['why']}")]
+    off = found["used"] - CAP
+    text = f"{found['used'] / MIB:.0f} MiB of {CAP // MIB}, {off / MIB:+.0f}; {found['measured_by']}"
+    if found["context"]:
+        text += f"; CUDA's context {found['context'] / MIB:.0f}"
+    rows = [Row(f"cap, {library}", text, f"within {WITHIN // MIB} MiB", abs(off) <= WITHIN)]
+    halved = found["answered"] == found["asked"] and found["halved"] > 0
+    text = f"{found['answered']} of {found['asked']} rows answered, halved {found['halved']} times"
+    return [*rows, Row(f"a batch beyond it, {library}", text, "all, halved", halved)]
+
+
+def watched(device: str, folder: Path) -> list[Row]:
     if device == "cuda" and importlib.util.find_spec("pynvml") is None:
-        return [*rows, Row("cap, watched", "not tried: nvidia-ml-py is not installed")]
+        return [Row("cap, watched", "not tried: nvidia-ml-py is not installed")]
     found = run("unlimited", device=device, cap=CAP, folder=str(folder))
     if "why" in found:
-        return [*rows, Row("cap, watched", f"not tried: {found['why']}")]
+        return [Row("cap, watched", f"not tried: {found['why']}")]
     ended = found["code"] == EXIT_CODE and found["seconds"] <= ENDS_WITHIN_S
     text = f"ended itself after {found['seconds']:.1f} s at {found['used'] / MIB:.0f} MiB: {found['said']}"
-    return [*rows, Row("cap, watched", text, f"within {ENDS_WITHIN_S:g} s", ended)]
+    return [Row("cap, watched", text, f"within {ENDS_WITHIN_S:g} s", ended)]
 
 
 def together(
@@ -144,7 +174,7 @@ def together(
 ) -> list[dict[str, Any]]:
     """What each of `count` models did at the same time, beside one that allocates without end."""
     options = {"device": device, "cap": CAP, "folder": str(folder)}
-    hog = Worker("hoard", environ, library="wide", forever=True, **options) if hostile else None
+    hog = Worker("hoard", environ, model="wide", forever=True, **options) if hostile else None
     workers = [Worker("serve", environ, seconds=seconds, max_batch=32, **options) for _ in range(count)]
     try:
         for worker in [*workers, *([hog] if hog else [])]:
@@ -154,7 +184,10 @@ def together(
             time.sleep(1)  # so that it is at its cap
         for worker in workers:
             worker.go()
-        return [worker.result() for worker in workers]
+        results = [worker.result() for worker in workers]
+        if hog is not None and hog.process.poll() is not None:
+            raise WorkerFailedError(f"the one that allocates without end has ended: {hog.said()}")
+        return results
     finally:
         for worker in [*workers, *([hog] if hog else [])]:
             worker.stop()
@@ -167,20 +200,30 @@ def summary(rounds: list[list[dict[str, Any]]]) -> tuple[float, str]:
     return rate, f"{rate:.0f} rows/s, p99 {p99:.1f} ms"
 
 
+def rounds_in_time(count: int) -> Iterator[int]:
+    """So many, or as many as begin in time; at least one."""
+    for number in range(count):
+        if not number or time.monotonic() - BEGAN < LAST_ROUND_S:
+            yield number
+
+
 def sharing(device: str, folder: Path, seconds: float, rounds: int) -> list[Row]:
     """The sides take turns: what else the machine does meets all of them."""
     found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in ("alone", "beside", "three", "mps")}
-    why = "it is a GPU's"
-    for number in range(rounds):
+    why = "" if device == "cuda" else "it is a GPU's"
+    for number in rounds_in_time(rounds):
         found["alone"].append(together(device, folder, seconds, 1))
         found["beside"].append(together(device, folder, seconds, 1, hostile=True))
         found["three"].append(together(device, folder, seconds, 3))
-        if device == "cuda":
-            with mps(folder / f"mps-{number}") as (environ, why):
-                if environ is not None:
+        if not why:
+            try:
+                with mps(folder / f"mps-{number}") as environ:
                     found["mps"].append(together(device, folder, seconds, 3, environ))
+            except (MpsError, WorkerFailedError) as error:
+                why = str(error)
     alone, text = summary(found["alone"])
-    rows = [Row("one model alone", text)]
+    busy = statistics.median(each["busy"] for (each,) in found["alone"])
+    rows = [Row("one model alone", f"{text}, computing {100 * busy:.0f} % of the time")]
     rate, text = summary(found["beside"])
     rows.append(Row("the same beside one that allocates without end", f"{text}: {rate / alone:.2f} of it alone"))
     for name, what in (("three", "three models"), ("mps", "three models, MPS")):
@@ -194,30 +237,55 @@ def sharing(device: str, folder: Path, seconds: float, rounds: int) -> list[Row]
     return rows
 
 
+class MpsError(Exception):
+    """Why there is no MPS."""
+
+
 @contextlib.contextmanager
-def mps(folder: Path) -> Iterator[tuple[dict[str, str] | None, str]]:
-    """The variables of a third of a GPU under an MPS of our own; None with the reason where it does not start."""
+def mps(folder: Path) -> Iterator[dict[str, str]]:
+    """The variables of a third of a GPU under an MPS of our own. Raises `MpsError` where it does not start, or nothing
+    has used it: CUDA says nothing where it goes on without."""
     command = shutil.which("nvidia-cuda-mps-control")
     if command is None:
-        yield None, "nvidia-cuda-mps-control is not installed"
-        return
+        raise MpsError("nvidia-cuda-mps-control is not installed")
     folder.mkdir()
     pipes = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
-    started = subprocess.run(
-        [command, "-d"], env=os.environ | pipes, capture_output=True, text=True, timeout=30, check=False
-    )
-    if started.returncode:
-        yield None, (started.stderr or started.stdout).strip() or f"it ended with {started.returncode}"
-        return
+
+    def control(*arguments: str, said: str = "") -> str:
+        # To a file: the daemon keeps what it is given, and a pipe would be waited for as long as it lives.
+        with tempfile.TemporaryFile("w+") as file:
+            try:
+                code = subprocess.run(
+                    [command, *arguments],
+                    input=said,
+                    env=os.environ | pipes,
+                    stdout=file,
+                    stderr=file,
+                    text=True,
+                    timeout=30,
+                    check=False,
+                ).returncode
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise MpsError(f"its control does not answer: {error}") from None
+            file.seek(0)
+            text = file.read().strip()
+        if code:
+            raise MpsError(text or f"its control ended with {code}")
+        return text
+
+    control("-d")
     try:
-        yield pipes | {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "33"}, ""
+        yield pipes | {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "33"}
+        if not control(said="get_server_list\n"):
+            raise MpsError("no model has used it")
     finally:
-        subprocess.run([command], input="quit\n", env=os.environ | pipes, text=True, timeout=60, check=False)
+        with contextlib.suppress(MpsError):
+            control(said="quit\n")
 
 
 def batching(device: str, folder: Path, seconds: float, rounds: int) -> list[Row]:
     found: dict[int, list[list[dict[str, Any]]]] = {1: [], 32: []}
-    for _ in range(rounds):
+    for _ in rounds_in_time(rounds):
         for most, runs in found.items():
             options = {"device": device, "cap": CAP, "folder": str(folder)}
             runs.append([run("serve", seconds=seconds, max_batch=most, **options)])
@@ -226,6 +294,15 @@ def batching(device: str, folder: Path, seconds: float, rounds: int) -> list[Row
     rate, text = summary(found[32])
     ratio = rate / single
     return [*rows, Row("batches of up to 32", f"{text}: {ratio:.1f} times", "more than one by one", ratio > 1)]
+
+
+def tried(what: str, measure: Callable[[], list[Row]]) -> list[Row]:
+    """What a part measured, or one row that says why it failed."""
+    try:
+        return measure()
+    except Exception as error:  # what the other parts measure is worth having
+        traceback.print_exc()
+        return [Row(what, f"failed: {error}", "runs", False)]
 
 
 def main() -> None:
@@ -237,14 +314,15 @@ def main() -> None:
     options = parser.parse_args()
     if why := gpu_models.missing("torch", options.device):
         raise SystemExit(f"{why}; --device cpu takes the same ways without a GPU")
-    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        gpu_models.save(folder, options.device)
-        rows = caps(options.device, folder)
-        rows += sharing(options.device, folder, options.seconds, options.rounds)
-        rows += batching(options.device, folder, options.seconds, options.rounds)
-    print(f"{gpu_models.describe(options.device)}; {time.monotonic() - begin:.0f} s\n")
+        given = options.device, folder
+        rows = tried("cap, torch", lambda: cap("torch", *given))
+        rows += tried("cap, onnxruntime", lambda: cap("onnxruntime", *given))
+        rows += tried("cap, watched", lambda: watched(*given))
+        rows += tried("models together", lambda: sharing(*given, options.seconds, options.rounds))
+        rows += tried("batches", lambda: batching(*given, options.seconds, options.rounds))
+    print(f"{gpu_models.describe(options.device)}; {time.monotonic() - BEGAN:.0f} s\n")
     print("| what | measured | bound | holds |\n|---|---|---|---|")
     for row in rows:
         holds = "" if row.holds is None else "yes" if row.holds else "NO"

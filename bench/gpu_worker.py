@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.gpu_models import WIDTH
+from bench import gpu_models
 from rayfleet_serving.link.call import Call, Failure, Reply
 from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.calls import Calls
 from rayfleet_serving.model.errors import out_of_memory
 from rayfleet_serving.model.execution import Execution
-from rayfleet_serving.model.flavors import LoadedModel, load
 from rayfleet_serving.model.guard import Guard
 from rayfleet_serving.model.pending import PendingCall, Segment
 from rayfleet_serving.model.share import GPU_SLACK, open_share
@@ -40,17 +39,11 @@ ROWS = 65536
 class Model:
     """A loaded model within its share."""
 
-    def __init__(self, options: dict[str, Any], library: str = "torch") -> None:
+    def __init__(self, options: dict[str, Any], kind: str) -> None:
         self.device = options["device"]
-        self.cap = options["cap"]
-        self.share = open_share(memory_bytes=None, gpu_memory_bytes=self.cap)
+        self.share = open_share(memory_bytes=None, gpu_memory_bytes=options["cap"])
         self.free = self._free()
-        self.loaded: LoadedModel = load(
-            Path(options["folder"]) / library,
-            allow_code_execution=True,
-            gpu_memory_bytes=self.share.library_bytes,
-            share=self.share,
-        )
+        self.loaded = gpu_models.load(kind, self.device, Path(options["folder"]), self.share)
         self.calls = Calls(self.loaded.predict, self.share, static_batch=None)
         self.input = self.loaded.signature.inputs[0].name
 
@@ -87,15 +80,15 @@ def ready() -> None:
 
 
 async def serve(options: dict[str, Any]) -> dict[str, Any]:
-    model = Model(options)
+    model = Model(options, "mlp")
     execution = Execution(model.calls, max_batch_size=options["max_batch"], writes_inputs=model.loaded.writes_inputs)
     batcher = Batcher(execution, max_wait_s=0.005)
-    row = np.random.default_rng(1).normal(size=(1, WIDTH[model.device])).astype(np.float32)
+    row = gpu_models.rows(model.device, 1)
     for rows in (1, 2, 4, 8, 16, 32):
         model.calls.warm_up({model.input: np.repeat(row, rows, axis=0)}, "tensor", {})
     ready()
     took: list[float] = []
-    begin = time.perf_counter()
+    begin, busy_before = time.perf_counter(), model.calls.busy_s
 
     async def caller() -> None:
         while (sent := time.perf_counter()) < begin + options["seconds"]:
@@ -105,33 +98,43 @@ async def serve(options: dict[str, Any]) -> dict[str, Any]:
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     seconds = time.perf_counter() - begin
-    return {"rows": len(took) / seconds, "p99_ms": 1e3 * float(np.percentile(took, 99))}
+    return {
+        "rows": len(took) / seconds,
+        "p99_ms": 1e3 * float(np.percentile(took, 99)),
+        "busy": (model.calls.busy_s - busy_before) / seconds,
+    }
 
 
 def hoard(options: dict[str, Any]) -> dict[str, Any]:
-    library = options["library"]
-    model = Model(options, library)
+    kind = options["model"]
+    model = Model(options, kind)
     ready()
-    array = np.zeros((ROWS, 1), np.float32)
-    answered = 0
-    if not options.get("forever"):
-        execution = Execution(model.calls, max_batch_size=ROWS, writes_inputs=False)
-        outcomes = execution.run([segment(model.input, array, 64)])
-        answered = sum(
-            len(next(iter(outcome.outputs.values()))) for _, outcome in outcomes if not isinstance(outcome, Failure)
-        )
-        del outcomes
-    del array
-    used, by = _until_full(model) if library == "wide" else _widest(model)
+    session = getattr(model.loaded, "_session", None)
+    if model.device == "cuda" and session is not None and "CUDAExecutionProvider" not in session.get_providers():
+        return {"why": "onnxruntime does not find its CUDA libraries, and would run on the CPU"}
     if options.get("forever"):
         _go_on(model)
+    if kind == "wide":
+        answered = _answered(model)
+        used, by = _until_full(model)
+    else:  # its arena keeps the pieces that it took: a large one would leave no room to come near the limit
+        used, by = _widest(model)
+        answered = _answered(model)
     return {
         "asked": ROWS,
         "answered": answered,
         "halved": model.calls.out_of_memory,
         "used": used,
         "measured_by": by,
+        "context": options["cap"] - (model.share.library_bytes or 0),
     }
+
+
+def _answered(model: Model) -> int:
+    """Rows of a batch that does not fit which are answered."""
+    execution = Execution(model.calls, max_batch_size=ROWS, writes_inputs=False)
+    outcomes = execution.run([segment(model.input, np.zeros((ROWS, 1), np.float32), 64)])
+    return sum(len(next(iter(each.outputs.values()))) for _, each in outcomes if not isinstance(each, Failure))
 
 
 def _until_full(model: Model) -> tuple[int, str]:
