@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from nvml_stand_in import Card
+from nvml_stand_in import BUS_ID, Card
 
+from rayfleet_serving.model import gpu_watch
 from rayfleet_serving.model.errors import LoadError
 from rayfleet_serving.model.gpu_watch import GpuAccount, open_account
 from rayfleet_serving.model.process_memory import MIB
@@ -19,8 +23,9 @@ OURS, OTHERS = 51_001, 77
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Card:
     """Another replica has 3 GiB of it, and this one takes 400 MiB when it opens its context."""
+    monkeypatch.setattr(gpu_watch.tempfile, "gettempdir", lambda: str(tmp_path))
     card = Card({OTHERS: 3 * GIB})
     card.on_context = lambda: card.processes.update({OURS: 400 * MIB})
     monkeypatch.setitem(sys.modules, "pynvml", card.module())
@@ -73,6 +78,60 @@ def test_an_empty_list_strikes_nobody_out(card: Card) -> None:
 def test_clients_of_mps_are_listed_apart(card: Card) -> None:
     card.on_context = lambda: card.under_mps.update({OURS: 300 * MIB})
     assert account(card).used() == 300 * MIB
+
+
+def test_the_server_that_mps_starts_for_its_first_client_is_not_it(card: Card) -> None:
+    def happens() -> None:
+        card.processes[OURS + 1] = 30 * MIB
+        card.under_mps[OURS] = 300 * MIB
+
+    card.on_context = happens
+    assert account(card).used() == 300 * MIB
+
+
+def test_of_several_that_appear_at_once_the_library_gets_what_the_smallest_context_leaves(card: Card) -> None:
+    card.on_context = lambda: card.processes.update({OURS: 400 * MIB, OURS + 1: 600 * MIB})
+    assert share(card, GIB).library_bytes == 624 * MIB
+
+
+def test_replicas_of_one_machine_open_their_contexts_one_after_the_other(card: Card) -> None:
+    """Else each would see the other appear, and neither would know which one it is."""
+    found: list[int | None] = []
+
+    class Replica:
+        def __init__(self, process: int) -> None:
+            self.process = process
+
+        def bus_id(self) -> str:
+            return BUS_ID
+
+        def open_context(self) -> None:
+            time.sleep(0.2)
+            card.processes[self.process] = self.process
+            time.sleep(0.2)
+
+    def start(process: int) -> None:
+        opened = open_account(Replica(process))  # type: ignore[arg-type]
+        assert opened is not None
+        found.append(opened.used())
+
+    threads = [threading.Thread(target=start, args=(OURS + number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found, key=str) == [OURS, OURS + 1, OURS + 2]
+
+
+@pytest.mark.parametrize("why", ["another has it for too long", "it is another user's"])
+def test_a_turn_that_does_not_come_is_not_waited_for(why: str, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_watch, "TURN_S", 0.1)
+    if why == "it is another user's":
+        monkeypatch.setattr(gpu_watch.tempfile, "gettempdir", lambda: "/no/such/folder")
+        assert account(card).used() == 400 * MIB
+    else:
+        with gpu_watch._turn(BUS_ID):
+            assert account(card).used() == 400 * MIB
 
 
 @pytest.mark.parametrize("on_context", ["nothing appears", "it breaks"])

@@ -71,7 +71,7 @@ class Share(Room):
         self._slack = RUNTIME_SLACK + STACKS * max(0, _threads(cpus) - 1)
         self.losses = 0
         """Times that there was no memory to take requests or to answer them."""
-        context = (account.used() if account is not None else None) or 0
+        context = account.least() if account is not None else 0
         self.library_bytes = None if gpu_memory_bytes is None else gpu_memory_bytes - context
         """Of GPU memory, what the model's own library may allocate; without `context`, which CUDA has taken itself."""
         if gpu_memory_bytes is not None and context >= gpu_memory_bytes:
