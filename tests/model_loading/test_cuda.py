@@ -10,6 +10,7 @@ from nvml_stand_in import BUS_ID
 
 from rayfleet_serving.model import cuda, share
 from rayfleet_serving.model.cuda import Cuda, CudaError
+from rayfleet_serving.model.errors import out_of_memory
 from rayfleet_serving.model.share import open_share
 
 NO_DEVICE = 100
@@ -70,3 +71,19 @@ def test_a_machine_without_a_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_a_cap_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(share, "Cuda", None)
     assert open_share(memory_bytes=None, gpu_memory_bytes=None).over() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("Available memory of 1024 is smaller than requested bytes of 4096", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_what_the_libraries_say_of_lacking_memory(text: str, lacks: bool) -> None:
+    assert out_of_memory(RuntimeError(text)) == lacks

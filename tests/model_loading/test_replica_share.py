@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from model_loading.test_failures import replica  # noqa: F401 - a fixture
 
 from rayfleet_serving.config import ModelArgs
 from rayfleet_serving.link.call import Call
-from rayfleet_serving.model import app
+from rayfleet_serving.model import app, cuda
 from rayfleet_serving.model.app import Model
 from rayfleet_serving.model.errors import LoadError
 
@@ -110,6 +111,25 @@ async def test_who_watches_is_there_before_the_model_takes_memory(
     assert seen == [True]
     await gone(made)
     await until("it has ended", lambda: "guard" not in {thread.name for thread in threading.enumerate()}, 10)
+
+
+@pytest.mark.parametrize(("assigned", "seen"), [({"CPU": 1.0}, ""), ({"CPU": 1.0, "GPU": 0.3}, "0"), ({}, "0")])
+async def test_a_model_that_asked_for_no_gpu_sees_none(
+    assigned: dict[str, float],
+    seen: str,
+    tmp_path: Path,
+    replica: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Outside of Ray nobody has asked."""
+    for name in cuda.VISIBLE:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(app, "_assigned", lambda: assigned)
+    for name in ("limit", "yield_to_others"):
+        monkeypatch.setattr(app.cpus, name, lambda count: None)
+    made = await replica(lacking(tmp_path / "model", 9))
+    assert {os.environ[name] for name in cuda.VISIBLE} == {seen}
+    await gone(made)
 
 
 def test_what_ray_reserves_is_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from rayfleet_serving.link import devices
 from rayfleet_serving.link.call import Trouble
 from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.metrics import ModelMetrics
-from rayfleet_serving.model import cpus
+from rayfleet_serving.model import cpus, cuda
 from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.cache import ModelCache
 from rayfleet_serving.model.calls import Calls
@@ -64,6 +64,8 @@ class Model:
             raise
 
     async def _start(self, args: ModelArgs, assigned: dict[str, float]) -> None:
+        if assigned and not assigned.get("GPU"):
+            cuda.hide()  # Ray leaves them all in sight, and libraries would take the first one, without a cap
         cpus.limit(assigned.get("CPU"))
         self._path, self._model, self._share = await asyncio.to_thread(_load_behind_others, args, assigned)
         example = input_example(self._path)

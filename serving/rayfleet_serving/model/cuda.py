@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from ctypes import byref, c_char, c_int, c_void_p
 
 LIBRARY = "libcuda.so.1"
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+
+
+def hide() -> None:
+    """No library that is loaded from now on sees a GPU."""
+    for name in VISIBLE:
+        os.environ[name] = ""
 
 
 class CudaError(Exception):

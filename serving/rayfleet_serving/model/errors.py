@@ -34,7 +34,7 @@ class LoadError(Exception):
 
 LACKING = re.compile(
     r"can't allocate memory|failed to allocate memory|out of memory|std::bad_alloc|bad allocation"
-    r"|cudaErrorMemoryAllocation|(CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_ALLOC_FAILED"
+    r"|cudaErrorMemoryAllocation|(CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_\w*ALLOC(ATION)?_FAILED"
     r"|Available memory of \d+ is smaller than requested",
     re.IGNORECASE,
 )
