@@ -3,11 +3,13 @@ without end, or crashes in a loop.
 
     python -m bench.neighbours [--seconds 8] [--rounds 3] [--way hoards spins crashes] [--clients 4]
 
-Rounds take turns: for some seconds all three behave, then one does not, and so on. Closed loops ask both others all the
-while; what is printed are their throughput and p99 in either time, medians of the rounds, and the requests that failed.
+All three work: closed loops ask two of them, and the third, asked at a steady rate, takes a tenth of a CPU for it. Then
+it turns hostile for some seconds, then it works again, and so on. What is printed are the throughput and p99 of the two
+others in either time, medians of the rounds, and the requests that failed. What is lost is against the mean of the
+times before and after, so that a machine that gets slower meets both.
 
-One that allocates without end also takes CPU time, of which it may have its part. So for some seconds of each round it
-allocates nothing, is asked as often, and computes as much as it took: against that its memory is measured.
+One that allocates without end goes on with its work, for each row that it then refuses: its memory is all that differs,
+and its CPU is printed to show it. To take that memory costs it CPU time once; until then is a line of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -36,13 +40,29 @@ from hostile import BODY, GOOD, HOSTILE, WAYS, Neighbours
 from rayfleet_up import RayfleetUp
 
 SETTLE_S = 2.0
-"""After each change, before it counts: what the hostile model does begins, or its new replica has loaded."""
-RECOVERY_S = 180.0
+"""After each change that was waited for, before it counts."""
+CHANGES_S = 180.0
 RATE = 20
 """Requests a second to the third one."""
+WORK_S = 0.005
+"""Seconds of a CPU that it takes for each."""
 MOST_WAITING = 40
-BACK = 5
-"""Answers in a row after which it behaves again."""
+IN_A_ROW = 5
+"""Answers, or refusals, after which it works, or has all the memory that it gets."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time in which the third did one thing."""
+
+    begin: float
+    end: float
+    cpu_s: float
+    """Of a CPU, that it took."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
 
 
 async def main() -> None:
@@ -52,7 +72,7 @@ async def main() -> None:
     parser.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
-    print("| the third | its CPU | others, requests/s | p99 ms | lost |")
+    print("| the third | its CPU | others, requests/s | p99 ms | lost, of all rounds |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         models = Neighbours(Path(name))
@@ -65,6 +85,7 @@ async def main() -> None:
 @contextlib.asynccontextmanager
 async def steady(url: str) -> AsyncIterator[None]:
     """Ask the third at a steady rate: one that fails at once must not be asked more than one that answers."""
+    under_way: set[asyncio.Task[None]] = set()
     async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as client:
 
         async def one() -> None:
@@ -72,7 +93,6 @@ async def steady(url: str) -> AsyncIterator[None]:
                 await client.post(f"/{HOSTILE}/predict", json=BODY)
 
         async def run() -> None:
-            under_way: set[asyncio.Task[None]] = set()
             while True:
                 if len(under_way) < MOST_WAITING:
                     task = asyncio.create_task(one())
@@ -84,47 +104,65 @@ async def steady(url: str) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            task.cancel()
+            for each in (task, *under_way):
+                each.cancel()
+            await asyncio.gather(task, *under_way, return_exceptions=True)
 
 
 async def measured(up: RayfleetUp, models: Neighbours, way: str, seconds: float, rounds: int, clients: int) -> str:
     """Lines of the table: one for each thing that the third does."""
-    spans: dict[str, list[tuple[float, float]]] = {"behaves": [], way: []}
-    if way == "hoards":
-        spans["works as much"] = []
-    took: dict[str, list[float]] = {mood: [] for mood in spans}
+    works: list[Span] = []
+    hostile: list[Span] = []
+    fills: list[Span] = []
     async with (
         closed_loop(up.url, f"/{GOOD[0]}/predict", BODY, clients=clients) as left,
         closed_loop(up.url, f"/{GOOD[1]}/predict", BODY, clients=clients) as right,
         steady(up.url),
     ):
-        for _ in range(rounds):
-            for mood, listed in spans.items():
-                if mood == "works as much":
-                    more = statistics.mean(took[way]) - statistics.mean(took["behaves"])
-                    models.turn("behaves")
-                    await recovered(up)
-                    models.turn(f"works {max(0.0, more / (RATE * seconds)):.5f}")
-                else:
-                    models.turn(mood)
-                if mood == "behaves":
-                    await recovered(up)
-                await asyncio.sleep(SETTLE_S if mood == "behaves" else 0)
-                begin, before = time.monotonic(), cpu_times()
+        for number in range(rounds + 1):
+            models.turn(f"behaves {WORK_S}")
+            await answered(up, well=True)
+            await asyncio.sleep(SETTLE_S)
+            with counted(works):
                 await asyncio.sleep(seconds)
-                listed.append((begin, time.monotonic()))
-                took[mood].append(sum(s - before.get(pid, 0.0) for pid, s in cpu_times().items()))
-        models.turn("behaves")
-        await recovered(up)
-    good = figures([left, right], spans["behaves"])
-    lines = []
-    for mood, listed in spans.items():
-        rate, slow = figures([left, right], listed)
-        part = 100 * statistics.median(took[mood]) / seconds
-        lines.append(f"| {mood} | {part:.0f} % | {rate:.0f} | {slow:.0f} | {100 * (1 - rate / good[0]):+.1f} % |")
-    failed = Counter(answer.status for load in (left, right) for answer in load.failed)
+            if number == rounds:
+                break
+            models.turn(f"{way} {WORK_S}")
+            if way == "hoards":
+                with counted(fills):
+                    await answered(up, well=False)
+                await asyncio.sleep(SETTLE_S)
+            with counted(hostile):
+                await asyncio.sleep(seconds)
+    loads = [left, right]
+    rates = [rate(loads, span) for span in works]
+    before_and_after = [statistics.mean(pair) for pair in pairwise(rates)]
+    lines = [line("works", works, loads)]
+    for name, spans in ((f"{way}, until it has all", fills), (way, hostile)):
+        if spans:
+            lines.append(line(name, spans, loads, before_and_after))
+    failed = Counter(answer.status for load in loads for answer in load.failed)
     lines.append(f"{sum(failed.values())} of {len(left.answers) + len(right.answers)} failed {dict(failed) or ''}")
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def counted(spans: list[Span]) -> Iterator[None]:
+    """The time of a block, with the CPU that the third took in it."""
+    begin, before = time.monotonic(), cpu_times()
+    yield
+    took = sum(seconds - before.get(process, 0.0) for process, seconds in cpu_times().items())
+    spans.append(Span(begin, time.monotonic(), took))
+
+
+def line(name: str, spans: Sequence[Span], loads: Sequence[Load], against: Sequence[float] = ()) -> str:
+    """A line of the table; `against` are the rates, for each span, of which the rest was lost."""
+    part = 100 * statistics.median(span.cpu_s / span.seconds for span in spans)
+    rates = [rate(loads, span) for span in spans]
+    slow = statistics.median(p99_ms(loads, span) for span in spans)
+    lost = sorted(100 * (1 - had / working) for had, working in zip(rates, against, strict=False))
+    text = f"{statistics.median(lost):+.1f} % ({lost[0]:+.1f} to {lost[-1]:+.1f})" if lost else ""
+    return f"| {name} | {part:.0f} % | {statistics.median(rates):.0f} | {slow:.0f} | {text} |"
 
 
 def cpu_times() -> dict[int, float]:
@@ -139,28 +177,30 @@ def cpu_times() -> dict[int, float]:
     return found
 
 
-def figures(loads: Sequence[Load], spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Requests a second of both together, and their p99 in ms; medians of the spans."""
-    rates, slow = [], []
-    for begin, end in spans:
-        inside: list[Answer] = [a for load in loads for a in load.answers if begin <= a.answered < end]
-        rates.append(len(inside) / (end - begin))
-        slow.append(1e3 * float(np.percentile([a.answered - a.sent for a in inside], 99)))
-    return statistics.median(rates), statistics.median(slow)
+def inside(loads: Sequence[Load], span: Span) -> list[Answer]:
+    return [a for load in loads for a in load.answers if a.status == 200 and span.begin <= a.answered < span.end]
 
 
-async def recovered(up: RayfleetUp) -> None:
-    """Return once the hostile one answers again."""
-    deadline = time.monotonic() + RECOVERY_S
-    good = 0
+def rate(loads: Sequence[Load], span: Span) -> float:
+    """Requests a second that were answered well."""
+    return len(inside(loads, span)) / span.seconds
+
+
+def p99_ms(loads: Sequence[Load], span: Span) -> float:
+    return 1e3 * float(np.percentile([a.answered - a.sent for a in inside(loads, span)] or [np.inf], 99))
+
+
+async def answered(up: RayfleetUp, *, well: bool) -> None:
+    """Return once the third answers, or refuses, again and again."""
+    deadline = time.monotonic() + CHANGES_S
+    count = 0
     async with httpx.AsyncClient(base_url=up.url, timeout=5, trust_env=False) as client:
-        while good < BACK:
+        while count < IN_A_ROW:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{HOSTILE} does not answer again within {RECOVERY_S:g} s:\n{up.output[-3000:]}")
-            try:
-                good = good + 1 if (await client.post(f"/{HOSTILE}/predict", json=BODY)).is_success else 0
-            except httpx.HTTPError:
-                good = 0
+                raise SystemExit(f"{HOSTILE} does not change within {CHANGES_S:g} s:\n{up.output[-3000:]}")
+            with contextlib.suppress(httpx.HTTPError):
+                status = (await client.post(f"/{HOSTILE}/predict", json=BODY)).status_code
+                count = count + 1 if status == (200 if well else 413) else 0
             await asyncio.sleep(0.1)
 
 

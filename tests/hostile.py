@@ -40,18 +40,23 @@ class Neighbour(mlflow.pyfunc.PythonModel):
 
         # Rows of zeros are what it is warmed up with.
         mood = Path(self.mood).read_text() if self.mood and model_input.any() else "behaves"
-        if mood == "hoards":
-            while True:
+        way, _, each = mood.partition(" ")
+        seconds = float(each or 0) * len(model_input)
+        try:
+            while way == "hoards":
                 self.kept.append(np.ones(2**20))
-        if mood == "spins":
-            while True:
-                pass
-        if mood == "crashes":
-            os._exit(1)
-        if mood.startswith("works"):
-            until = time.thread_time() + float(mood.removeprefix("works "))
+        except MemoryError:
+            # A batch that fails comes again in halves, down to single rows: each row is worked for once.
+            seconds *= len(model_input) == 1
+            raise
+        finally:
+            until = time.thread_time() + seconds
             while time.thread_time() < until:
                 pass
+        while way == "spins":
+            pass
+        if way == "crashes":
+            os._exit(1)
         self.kept.clear()
         # About a millisecond of work, so that a neighbour on the same cores would be felt.
         weights = np.ones((4, 64), np.float32)
@@ -99,8 +104,8 @@ class Neighbours:
         return self._describe("heavy", path)
 
     def turn(self, mood: str) -> None:
-        """Have the hostile one be so from its next call on: one of `WAYS`, "behaves", or "works 0.02", which is to
-        answer as if it behaved after so many seconds of a CPU."""
+        """Have the hostile one be so from its next call on: one of `WAYS`, or "behaves". With a number, as in
+        "behaves 0.02", it takes so many seconds of a CPU for each row besides."""
         new = self._mood.with_suffix(".new")
         new.write_text(mood)
         new.replace(self._mood)
