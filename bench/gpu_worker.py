@@ -126,7 +126,7 @@ def hoard(options: dict[str, Any]) -> dict[str, Any]:
         "halved": model.calls.out_of_memory,
         "used": used,
         "measured_by": by,
-        "context": options["cap"] - (model.share.library_bytes or 0),
+        "context": options["cap"] - (model.share.library_bytes or options["cap"]),
     }
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
 import pytest
+from hostile import ROWS, Neighbour
+from mlflow.models import infer_signature
 from model_loading import models
 
 from rayfleet_serving.model import process_memory
@@ -142,12 +146,10 @@ def test_stacks_of_as_many_threads_as_there_are_cpus_find_room_beside_a_small_mo
 LOADS = """
 import pathlib, sys
 from rayfleet_serving.model.flavors import LoadError, load
-from rayfleet_serving.model.process_memory import read
-from rayfleet_serving.model.share import Share
-memory = {memory}
+from rayfleet_serving.model.share import open_share
+share = open_share(memory_bytes={memory}, gpu_memory_bytes={gpu})
 try:
-    load(pathlib.Path(sys.argv[1]), allow_code_execution=True, gpu_memory_bytes=None,
-         share=Share(memory_bytes=memory, gpu_memory_bytes={gpu}))
+    load(pathlib.Path(sys.argv[1]), allow_code_execution=True, gpu_memory_bytes=share.library_bytes, share=share)
     print("loaded")
 except LoadError as error:
     print(error)
@@ -156,12 +158,24 @@ except LoadError as error:
 
 def loaded(path: Path, memory: str, gpu: str = "None") -> str:
     program = LOADS.format(memory=memory, gpu=gpu)
-    ran = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", program, str(path)]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     return ran.stdout.strip().splitlines()[-1]
 
 
 def test_a_model_that_fits_is_loaded(saved: Any) -> None:
     assert loaded(saved(models.pytorch_pt2), str(4 * 2**30)) == "loaded"
+
+
+def small(path: Path) -> None:
+    """Needs no library, and brings its own code."""
+    signature = infer_signature(ROWS, ROWS.sum(axis=1))
+    mlflow.pyfunc.save_model(path, python_model=Neighbour(None), signature=signature, pip_requirements=[])
+
+
+def test_where_there_is_no_gpu_no_library_takes_room_to_be_limited_on_one(saved: Any) -> None:
+    assert loaded(saved(small), "None", gpu=str(64 * 2**20)) == "loaded"
 
 
 def test_a_model_that_does_not_fit_says_what_it_has(saved: Any) -> None:

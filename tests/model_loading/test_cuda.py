@@ -61,11 +61,21 @@ def test_a_machine_without_a_gpu_is_told(driver: Driver) -> None:
 
 
 def test_a_machine_without_a_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(cuda, "LIBRARY", "libno-such-driver.so.1")
     with pytest.raises(CudaError, match="no-such-driver"):
         Cuda()
     held = open_share(memory_bytes=None, gpu_memory_bytes=2**30)
-    assert (held.has_gpu, held.library_bytes) == (False, 2**30)
+    assert (held.has_gpu, held.library_bytes) == (False, None)
+
+
+def test_another_makers_gpu_is_one_that_no_limit_of_the_process_stands_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "LIBRARY", "libno-such-driver.so.1")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0")
+    held = open_share(memory_bytes=None, gpu_memory_bytes=2**30)
+    assert (held.has_gpu, held.library_bytes) == (True, 2**30)
+    cuda.hide()
+    assert not open_share(memory_bytes=None, gpu_memory_bytes=2**30).has_gpu
 
 
 def test_without_a_cap_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +91,10 @@ def test_without_a_cap_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
         ("Available memory of 1024 is smaller than requested bytes of 4096", True),
+        ("[Errno 12] Cannot allocate memory", True),
+        ("/lib/_C.so: failed to map segment from shared object", True),
+        ("/lib/_C.so: failed to map segment from shared object: Operation not permitted", False),
+        ("/lib/libgomp.so.1: cannot allocate memory in static TLS block", False),
         ("CUDA error: an illegal memory access was encountered", False),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
     ],

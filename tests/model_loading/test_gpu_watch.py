@@ -179,3 +179,13 @@ def test_whatever_allocates_is_told_of_beyond_the_cap_and_its_slack(card: Card) 
     assert held.gpu_memory_used() == int(7.1 * GIB)
     card.processes[OURS] = None
     assert held.over() is None
+
+
+def test_a_model_that_fills_most_of_its_share_by_itself_has_not_filled_it(card: Card) -> None:
+    held = share(card, 6 * GIB)
+    card.processes[OURS] = 5 * GIB
+    held.loaded()
+    card.processes[OURS] += 128 * MIB
+    assert not held.full(), "a row that was too large has left a library's workspace"
+    card.processes[OURS] = 6 * GIB
+    assert held.full()

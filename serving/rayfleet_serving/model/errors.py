@@ -33,13 +33,16 @@ class LoadError(Exception):
 
 
 LACKING = re.compile(
-    r"can't allocate memory|failed to allocate memory|out of memory|std::bad_alloc|bad allocation"
+    r"can(no|')t allocate memory(?! in static TLS)"
+    r"|failed to map segment from shared object(?!: Operation not permitted)"
+    r"|failed to allocate memory|out of memory|std::bad_alloc|bad allocation"
     r"|cudaErrorMemoryAllocation|(CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_\w*ALLOC(ATION)?_FAILED"
     r"|Available memory of \d+ is smaller than requested",
     re.IGNORECASE,
 )
 """What libraries say that have no exception of their own for it: PyTorch's CPU allocator and its wrapped CUDA errors,
-onnxruntime's arenas on either device, XGBoost, and C++ itself. Those of the CPU are tried at a real cap by a test."""
+onnxruntime's arenas on either device, XGBoost, C++ itself, and the system where a file or library is mapped. Those of
+the CPU are tried at a real cap by a test."""
 
 
 def out_of_memory(error: BaseException) -> bool:

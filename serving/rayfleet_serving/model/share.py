@@ -30,7 +30,8 @@ called lie outside of every library's own limit."""
 LOSSES = 3
 """Times that a replica found no memory for requests, after which it is of no use."""
 FULL = 0.75
-"""A share of which this much is still taken after a row did not fit, and everything idle was given back, is full."""
+"""A share is full when this much of what the model itself leaves is still taken after a row did not fit, and everything
+idle was given back."""
 
 
 def size(bytes_: int) -> str:
@@ -72,8 +73,10 @@ class Share(Room):
         self.losses = 0
         """Times that there was no memory to take requests or to answer them."""
         context = account.least() if account is not None else 0
-        self.library_bytes = None if gpu_memory_bytes is None else gpu_memory_bytes - context
-        """Of GPU memory, what the model's own library may allocate; without `context`, which CUDA has taken itself."""
+        self.library_bytes = gpu_memory_bytes - context if gpu_memory_bytes is not None and has_gpu else None
+        """Of a GPU's memory, what the model's own library may allocate: without `context`, which CUDA has taken itself.
+        None where there is no GPU: to have a library limit itself takes its import."""
+        self._own = 0
         if gpu_memory_bytes is not None and context >= gpu_memory_bytes:
             text = f"its gpuMemory is {size(gpu_memory_bytes)}, and CUDA alone takes {size(context)} of it"
             raise LoadError("OutOfMemory", text)
@@ -167,12 +170,20 @@ class Share(Room):
             with contextlib.suppress(OSError, AttributeError):  # not glibc
                 ctypes.CDLL(None).malloc_trim(0)
 
+    def loaded(self) -> None:
+        """What is taken now is the model itself."""
+        self._own, _ = self._taken()
+
     def full(self) -> bool:
-        """Whether nearly all of a cap is taken."""
+        """Whether nearly all of what the model itself leaves of a cap is taken."""
+        taken, cap = self._taken()
+        return taken > self._own and taken - self._own >= FULL * (cap - self._own)
+
+    def _taken(self) -> tuple[int, int]:
+        """Bytes that are taken of a cap, and its own; of a GPU's where there is one. 0 where that is not known."""
         if self._limit is not None:
-            return self._limit.used >= FULL * self._limit.growth
-        used = self.gpu_memory_used()
-        return used is not None and self.gpu_memory_bytes is not None and used >= FULL * self.gpu_memory_bytes
+            return self._limit.used, self._limit.growth
+        return self.gpu_memory_used() or 0, self.gpu_memory_bytes or 0
 
 
 def _threads(cpus: float | None) -> int:
@@ -189,7 +200,9 @@ def open_share(*, memory_bytes: int | None, gpu_memory_bytes: int | None, cpus: 
     try:
         cuda = Cuda()
     except CudaError:
-        return Share(memory_bytes=memory_bytes, gpu_memory_bytes=gpu_memory_bytes, cpus=cpus)
+        # Of another maker's GPU nothing can be asked; where Ray gives one, it sets this.
+        other = bool(os.environ.get("HIP_VISIBLE_DEVICES"))
+        return Share(memory_bytes=memory_bytes, gpu_memory_bytes=gpu_memory_bytes, has_gpu=other, cpus=cpus)
     account = gpu_watch.open_account(cuda) if gpu_memory_bytes is not None else None
     return Share(
         memory_bytes=memory_bytes,

@@ -54,7 +54,9 @@ def load(
             return read()
         share.hold()
         with share.enforced():
-            return read()
+            loaded = read()
+        share.loaded()
+        return loaded
     except LoadError:
         raise
     except ModuleNotFoundError as e:
