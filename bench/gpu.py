@@ -18,11 +18,9 @@ failure.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -36,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import bare, gpu_models  # noqa: F401 - bare before the serving package
+from bench.gpu_mps import MpsError, mps
 from rayfleet_serving.model.guard import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,7 +217,8 @@ def sharing(device: str, folder: Path, seconds: float, rounds: int) -> list[Row]
         if not why:
             try:
                 with mps(folder / f"mps-{number}") as environ:
-                    found["mps"].append(together(device, folder, seconds, 3, environ))
+                    shared = together(device, folder, seconds, 3, environ)
+                found["mps"].append(shared)
             except (MpsError, WorkerFailedError) as error:
                 why = str(error)
     alone, text = summary(found["alone"])
@@ -235,52 +235,6 @@ def sharing(device: str, folder: Path, seconds: float, rounds: int) -> list[Row]
             Row(what, f"{text}: {rate / alone:.2f} of one", f"at least {TOGETHER} of one", rate >= TOGETHER * alone)
         )
     return rows
-
-
-class MpsError(Exception):
-    """Why there is no MPS."""
-
-
-@contextlib.contextmanager
-def mps(folder: Path) -> Iterator[dict[str, str]]:
-    """The variables of a third of a GPU under an MPS of our own. Raises `MpsError` where it does not start, or nothing
-    has used it: CUDA says nothing where it goes on without."""
-    command = shutil.which("nvidia-cuda-mps-control")
-    if command is None:
-        raise MpsError("nvidia-cuda-mps-control is not installed")
-    folder.mkdir()
-    pipes = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
-
-    def control(*arguments: str, said: str = "") -> str:
-        # To a file: the daemon keeps what it is given, and a pipe would be waited for as long as it lives.
-        with tempfile.TemporaryFile("w+") as file:
-            try:
-                code = subprocess.run(
-                    [command, *arguments],
-                    input=said,
-                    env=os.environ | pipes,
-                    stdout=file,
-                    stderr=file,
-                    text=True,
-                    timeout=30,
-                    check=False,
-                ).returncode
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise MpsError(f"its control does not answer: {error}") from None
-            file.seek(0)
-            text = file.read().strip()
-        if code:
-            raise MpsError(text or f"its control ended with {code}")
-        return text
-
-    control("-d")
-    try:
-        yield pipes | {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "33"}
-        if not control(said="get_server_list\n"):
-            raise MpsError("no model has used it")
-    finally:
-        with contextlib.suppress(MpsError):
-            control(said="quit\n")
 
 
 def batching(device: str, folder: Path, seconds: float, rounds: int) -> list[Row]:
