@@ -9,12 +9,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayfleet_operator.api.fleet import GpuSharing
 from rayfleet_operator.api.timestamp import moment
 from rayfleet_operator.kube import kinds
-from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import NotFound
 from rayfleet_operator.kube.kinds import Kind
 from rayfleet_operator.plan import pods, serve_config
@@ -36,6 +35,10 @@ from rayfleet_operator.render.names import (
     FleetName,
 )
 from rayfleet_serving.config import RouterState
+
+if TYPE_CHECKING:
+    # `rayfleet capacity` comes this way, and the client needs what only the operator's extra brings.
+    from rayfleet_operator.kube.client import KubeClient
 
 logger = logging.getLogger(__name__)
 

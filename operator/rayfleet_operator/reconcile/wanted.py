@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,13 +16,16 @@ from rayfleet_operator.api.problems import described
 from rayfleet_operator.api.status import ModelFleetStatus
 from rayfleet_operator.api.types import Metadata, ModelDeployment
 from rayfleet_operator.kube import kinds
-from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.keys import model_fleet
 from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.render import objects
 from rayfleet_operator.render.names import RESTART_ANNOTATION, FleetName, annotation
 from rayfleet_operator.render.revision import written_fields
+
+if TYPE_CHECKING:
+    # `rayfleet diff` and `capacity` come this way, and the client needs what only the operator's extra brings.
+    from rayfleet_operator.kube.client import KubeClient
 
 Json = dict[str, Any]
 
