@@ -108,6 +108,7 @@ def test_defaults_show_but_do_not_contradict() -> None:
     api_server.fill_defaults(stored, api_server.schema("ModelDeployment"))
     assert stored["spec"] == {
         "model": {"uri": "/models/a", "allowCodeExecution": False},
+        "replicas": 1,
         "resources": {"cpu": "1"},
         "batching": {"maxBatchSize": 32, "maxWait": "5ms"},
         "limits": {

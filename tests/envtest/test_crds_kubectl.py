@@ -142,6 +142,8 @@ def test_explain_tells_what_a_field_is_for(kubectl: Shell, path: str, told: str)
 
 
 def test_scale_changes_the_replicas_of_a_model(kubectl: Shell) -> None:
+    said = kubectl("get", "md", "bert", "--subresource=scale", "-o", "jsonpath={.spec.replicas}")
+    assert said == "1", "a HorizontalPodAutoscaler reads it, where the file does not say it, too"
     kubectl("scale", "md/bert", "--replicas=3")
     assert kubectl("get", "md", "bert", "-o", "jsonpath={.spec.replicas}") == "3"
     with pytest.raises(KubectlError, match=r"spec\.replicas.*greater than or equal to 1"):

@@ -234,8 +234,9 @@ class ModelDeploymentSpec(ApiModel):
             field="traffic",
         ),
         Rule(
-            cel="!has(self.autoscaling) || !has(self.replicas)",
-            check=lambda spec: spec.autoscaling is None or "replicas" not in spec.model_fields_set,
+            # 1 is what the API server writes where nothing is said. It must: /scale has no answer without a number.
+            cel="!has(self.autoscaling) || self.replicas == 1",
+            check=lambda spec: spec.autoscaling is None or spec.replicas == 1,
             message="replicas has no effect beside autoscaling",
             right="leave replicas out, or autoscaling",
             field="replicas",
@@ -259,8 +260,8 @@ class ModelDeploymentSpec(ApiModel):
     """ModelFleet in the same namespace to run on. Left out: a fleet of its own."""
     model: Model
     """Which model to serve."""
-    replicas: Annotated[int, Field(ge=1, le=1000)] = Field(default_factory=lambda: 1)
-    """Replicas of each live version; without `autoscaling` only. Left out: 1."""
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Replicas of each live version; without `autoscaling` only."""
     autoscaling: Autoscaling | None = None
     """How the number of replicas follows the load. Left out: it is `replicas`."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(default_factory=lambda: 0)
