@@ -13,6 +13,7 @@ from rayfleet_operator.controller import Result
 from rayfleet_operator.plan.bounds import LOOK_S
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.fleet import FleetPlan
+from rayfleet_operator.plan.model import REQUEUE_S
 from rayfleet_operator.reconcile import waiting
 from rayfleet_operator.reconcile.announcement import Announcement
 from rayfleet_operator.reconcile.decision import Decision
@@ -80,3 +81,12 @@ def test_a_model_whose_number_moves_is_looked_at_as_often_as_the_plan_says() -> 
     assert max(each for each in waits if each is not None) == LOOK_S
     soon = replace(planned(**MOVING), requeue_after=3.5)
     assert waiting.result(memory, decision(soon), None, settled=True) == Result(requeue_after=3.5)
+
+
+def test_a_schedule_that_begins_at_once_is_not_missed_for_the_longest_wait() -> None:
+    """A pass that comes just before it, after the fleet was left alone for ever longer."""
+    memory = Memory()
+    for _ in range(12):
+        waiting.result(memory, decision(planned(**MOVING)), None, settled=True)
+    at_once = replace(planned(**MOVING), requeue_after=REQUEUE_S)
+    assert waiting.result(memory, decision(at_once), None, settled=True) == Result(requeue_after=BUSY_S)

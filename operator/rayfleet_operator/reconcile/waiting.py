@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayfleet_operator.controller import Result
-from rayfleet_operator.plan.model import REQUEUE_S, ModelPlan
+from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.reconcile.announcement import Announcement
 from rayfleet_operator.reconcile.decision import Decision
-from rayfleet_operator.reconcile.memory import Memory
+from rayfleet_operator.reconcile.memory import BUSY_S, Memory
 
 
 def result(memory: Memory, decision: Decision, told: Announcement | None, *, settled: bool) -> Result:
@@ -27,9 +27,9 @@ def result(memory: Memory, decision: Decision, told: Announcement | None, *, set
         return Result()
     models = tuple(_steady(each) for each in planned.models)
     wait = memory.pause((planned.config, models, planned.follow, planned.clusters.reached, told))
-    if settled and planned.requeue_after is not None and planned.requeue_after > REQUEUE_S:
+    if settled and planned.requeue_after is not None:
         # Nothing is under way, and it is known when something may be: a schedule that begins.
-        wait = min(wait, planned.requeue_after)
+        wait = min(wait, max(planned.requeue_after, BUSY_S))
     return Result(requeue_after=wait)
 
 
