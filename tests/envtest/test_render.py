@@ -189,7 +189,7 @@ class Watched:
 
     async def give(self, cluster: Json) -> Json:
         """Apply it, and wait until KubeRay has looked at it. Gives the live RayService."""
-        self.foretold += self.given is None or upgrade.between(self.given, cluster) is not None
+        self.foretold += self.given is None or not upgrade.in_place(self.given, cluster)
         self.given = cluster
         await self.client.apply(rayservice(self.fleet, cluster), field_manager="rayfleet", force=True)
         before = self.looks()

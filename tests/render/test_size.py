@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -73,11 +72,6 @@ def test_a_fleet_with_everything_counts_requests_the_autoscaler_and_every_pod() 
 def test_what_the_scheduler_counts(cluster: dict[str, Any], told: str) -> None:
     found = size.of(cluster)
     assert (str(found), found.unread) == (told, ())
-
-
-def test_a_share_of_a_gpu_that_kubernetes_hands_out_is_one() -> None:
-    limits = {"nvidia.com/mig-1g.5gb": 2, "nvidia.com/gpu.shared": 1, "amd.com/gpu": 1, "example.com/nic": 7}
-    assert size.of(pod(containers=[asks(limits=limits)])).gpus == Decimal(4)
 
 
 @pytest.mark.parametrize("amount", ["much", "-1", "", True, [], {}, float("nan"), float("inf"), "1e999", "1" * 5000])

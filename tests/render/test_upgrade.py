@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.render import upgrade
 from rayfleet_operator.render.raycluster import cluster_spec, ordered
 from rayfleet_operator.render.standing import defaults
-from rayfleet_operator.render.upgrade import Upgrade, asked, beside, between, blamed, restart_of
+from rayfleet_operator.render.upgrade import Upgrade, asked, beside, blamed, in_place, restart_of
 
 from .specs import FULL, NAME, SMALL, spec
 from .test_revision import changed
@@ -76,18 +75,16 @@ ALREADY_ELASTIC = "spec.workerGroups[cpu].maxReplicas"
 @pytest.mark.parametrize("case", IN_PLACE)
 def test_what_is_made_in_place_takes_nothing_and_nothing_is_to_blame(case: str) -> None:
     after = IN_PLACE[case]
-    assert between(BEFORE, render(asked(after, "")), blame(after)) is None
+    assert in_place(BEFORE, render(asked(after, "")))
     assert blame(after) == ()
 
 
 @pytest.mark.parametrize("field", NEW_CLUSTER.keys() - {ALREADY_ELASTIC})
 def test_what_needs_a_new_cluster_is_to_blame_by_its_name(field: str) -> None:
     after = NEW_CLUSTER[field]
-    found = between(BEFORE, render(asked(after, "")), blame(after))
-    assert found is not None
+    assert not in_place(BEFORE, render(asked(after, "")))
     # A group that goes is one change, of whatever it holds.
-    assert found.fields == (field,)
-    assert found.why == f"{field} changes"
+    assert blame(after) == (field,)
 
 
 def test_a_group_may_grow_where_there_is_an_autoscaler_and_else_brings_it() -> None:
@@ -130,7 +127,6 @@ def test_of_more_changes_than_can_be_tried_the_fields_are_named() -> None:
 
 def test_what_a_second_cluster_takes() -> None:
     found = beside(BEFORE, ("spec.image",))
-    assert (found.pods, found.size.cpus, found.size.memory, found.size.gpus) == (4, Decimal("9.6"), 79.5 * 2**30, 2)
     assert str(found) == (
         "spec.image changes: a new Ray cluster of 4 pods (9.6 CPUs, 79.5 GiB, 2 GPUs), up to 11 pods (37.6 CPUs, "
         "527.5 GiB, 16 GPUs) is built beside the old one, and takes over when it answers"
@@ -163,9 +159,10 @@ ODD: list[Json] = [
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 def test_what_somebody_wrote_into_a_live_cluster_makes_nothing_fail(odd: Json) -> None:
-    assert between(odd, BEFORE) == beside(BEFORE, ())
+    assert not in_place(odd, BEFORE)
     assert not upgrade.unnoticed(odd, BEFORE)
-    assert between(BEFORE, odd) is not None
+    assert not in_place(BEFORE, odd)
+    str(beside(odd, ()))
     assert isinstance(defaults(odd), dict)
 
 
@@ -180,4 +177,4 @@ def test_what_a_cluster_tells_of_the_defaults_renders_to_the_same_pods() -> None
     """Of what a small fleet's pods have, all; of templates only what a worker may use."""
     cluster = cluster_spec(NAME, spec(SMALL))
     again = cluster_spec(NAME, ModelFleetSpec.model_validate(defaults(cluster)))
-    assert between(cluster, again) is None
+    assert in_place(cluster, again)

@@ -13,9 +13,6 @@ from rayfleet_operator.api.patterns import KUBERNETES_RESOURCE, LABEL, LABEL_KEY
 from rayfleet_operator.api.template import WORKER, PodTemplate, own_container
 from rayfleet_operator.api.types import Accelerator, Cpus, Memory
 
-NVIDIA = "nvidia.com/gpu"
-"""What Kubernetes calls whole GPUs of NVIDIA's, and time-sliced ones that were not renamed."""
-
 Image = Annotated[
     str,
     forms.text(

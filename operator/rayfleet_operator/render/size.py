@@ -19,7 +19,6 @@ Amounts = dict[str, Decimal]
 
 AUTOSCALER = {"requests": {"cpu": "500m", "memory": "512Mi"}}
 """What KubeRay gives the autoscaler where nothing is said (`common/pod.go: BuildAutoscalerContainer`)."""
-_GPU = re.compile(r"gpu|nvidia\.com/mig-", re.IGNORECASE)
 _SHOWN = ("cpu", "memory")
 _UNCOUNTED = re.compile(r"ephemeral-storage|hugepages-|storage$|pods$")
 _LARGEST = Decimal(2**63 - 1)
@@ -35,20 +34,6 @@ class Size:
     """CPUs, bytes, and devices by their resource's name."""
     unread: tuple[str, ...] = ()
     """What cannot be read as an amount, with its place."""
-
-    @property
-    def cpus(self) -> Decimal:
-        return self.amounts.get("cpu", Decimal(0))
-
-    @property
-    def memory(self) -> Decimal:
-        """Bytes."""
-        return self.amounts.get("memory", Decimal(0))
-
-    @property
-    def gpus(self) -> Decimal:
-        """GPUs and shares of them that Kubernetes hands out, of every kind."""
-        return sum((count for name, count in self.amounts.items() if _GPU.search(name)), Decimal(0))
 
     def __str__(self) -> str:
         """`3 pods (6 CPUs, 12 GiB, 1 GPU)`; devices that are no whole nvidia.com/gpu under their own names."""

@@ -36,10 +36,6 @@ class Upgrade:
     """As far as Ray's autoscaler may take it."""
 
     @property
-    def pods(self) -> int:
-        return self.size.pods
-
-    @property
     def why(self) -> str:
         """`spec.image changes`."""
         if not self.fields:
@@ -58,19 +54,13 @@ class Upgrade:
         return f"{self.why}: {self.cluster} is built beside the old one, and takes over when it answers"
 
 
-def between(before: Json, after: Json, fields: Sequence[str] = ()) -> Upgrade | None:
-    """What it takes to have a cluster rendered as `after` where one rendered as `before` is; None where KubeRay makes
-    it in place.
+def beside(after: Json, fields: Sequence[str]) -> Upgrade:
+    """What a new cluster rendered as `after` takes, whatever is there.
 
     Args:
         after: with the sizes that its groups are to have (`raycluster.resized`).
         fields: what is to blame, from `blamed`.
     """
-    return None if in_place(before, after) else beside(after, fields)
-
-
-def beside(after: Json, fields: Sequence[str]) -> Upgrade:
-    """What a new cluster rendered as `after` takes, whatever is there."""
     return Upgrade(fields=tuple(fields), size=size.of(after), most=size.of(after, largest=True))
 
 
