@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md shows of `rayfleet diff` is what it prints."""
+"""What the docs show of `rayfleet diff` and `rayfleet capacity` is what they print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .kubectl_stand_in import installed
 
 Json = dict[str, Any]
 
-DOCS = Path(__file__).parents[2] / "docs" / "kubernetes.md"
+DOCS = Path(__file__).parents[2] / "docs"
 NAME = FleetName("ml", "vision")
 GPUS: Json = {"name": "gpu", "minReplicas": 2, "maxReplicas": 4, "cpu": "8", "memory": "32Gi", "gpu": 1}
 BEFORE: Json = {
@@ -39,7 +39,11 @@ AFTER: Json = {
 
 
 def section() -> str:
-    return DOCS.read_text().split("## What a change costs\n")[1].split("\n## ")[0]
+    return part("kubernetes.md", "What a change costs")
+
+
+def part(file: str, heading: str) -> str:
+    return (DOCS / file).read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
 def obj(kind: str, name: str, spec: Json) -> Json:
@@ -77,3 +81,28 @@ def test_the_announcement_that_is_shown_is_the_announcement() -> None:
     after = {**before, "image": AFTER["image"]}
     fields = blamed(asked(before, ""), asked(after, ""), render)
     assert f"    {beside(render(asked(after, '')), fields)}\n" in section()
+
+
+def test_the_capacity_that_is_shown_is_the_output(tmp_path: Path) -> None:
+    shown = part("sharing.md", "Which models fit where")
+    written, output = re.search(r"```yaml\n(.*?)```", shown, re.DOTALL), re.search(r"```\n(f.*?)```", shown, re.DOTALL)
+    assert written is not None
+    assert output is not None
+    more: dict[str, Json] = {
+        "bert": {"gpu": "0.3", "gpuMemory": "6Gi"},
+        "tagger": {"gpu": "0.2"},
+        "whisper": {"gpu": "0.5"},
+    }
+    (tmp_path / "shown.yaml").write_text(written[1])
+    others = [
+        {
+            "apiVersion": "rayfleet.io/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": name},
+            "spec": {"fleet": "vision", "model": {"uri": "models:/a/1"}, "resources": asks},
+        }
+        for name, asks in more.items()
+    ]
+    (tmp_path / "others.yaml").write_text(yaml.safe_dump_all(others))
+    result = CliRunner().invoke(main, ["capacity", str(tmp_path)])
+    assert (result.output, result.exit_code) == (output[1], 1)
