@@ -152,8 +152,17 @@ def test_never_two_passes_in_a_row_whatever_comes_between() -> None:
         change(OTHER, None, {}),
         change(OTHER, ray_service(FULL), {}),
         change(OTHER, ray_service(FULL), A, held=True),
+        change(OTHER, ray_service(OTHER), A, [kept(FULL), kept(OTHER, 2)]),
     ],
-    ids=["nothing", "routers", "another group", "no RayService", "no cluster", "it waits for the first"],
+    ids=[
+        "nothing",
+        "routers",
+        "another group",
+        "no RayService",
+        "no cluster",
+        "it waits for the first",
+        "KubeRay does not say what it saw",
+    ],
 )
 def test_nothing_is_told_where_no_cluster_is_built_beside_another(found: Change) -> None:
     assert announcement(found, ONE, {}, Said())[0] is None

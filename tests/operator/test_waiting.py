@@ -70,7 +70,10 @@ def test_numbers_that_follow_the_load_by_themselves_are_no_reason_to_look_more_o
     assert waits == sorted(waits, key=lambda each: each or 0.0)
     assert waits[0] == BUSY_S
     assert waits[-1] == PATIENT_S
-    # What is under way is another matter.
+    # What is under way is another matter: a fixed number that is not reached yet, or another version.
+    for number in (1, 2, 3):
+        starting = decision(planned(replicas=number))
+        assert waiting.result(memory, starting, None, settled=False) == Result(requeue_after=BUSY_S)
     fresh = plan_one(observe({1: ("RUNNING", 100)}, of=model(**MOVING)), identity(2), of=model(**MOVING))
     assert waiting.result(memory, decision(fresh), None, settled=False) == Result(requeue_after=BUSY_S)
 
