@@ -13,6 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from .requirements import closure
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
@@ -42,13 +44,7 @@ def rayfleet(*arguments: str, path: str | None = None) -> subprocess.CompletedPr
 @cache
 def missing() -> frozenset[str]:
     """Modules of packages that the base installation does not bring."""
-    waiting = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    brought = {"rayfleet"}
-    while waiting:
-        needed = Requirement(waiting.pop())
-        name = canonicalize_name(needed.name)
-        if name not in brought and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
-            brought.add(name)
-            waiting += metadata.requires(name) or []
+    base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    brought = {"rayfleet", *closure([Requirement(line) for line in base])}
     packages = metadata.packages_distributions()
     return frozenset(module for module, of in packages.items() if not brought & set(map(canonicalize_name, of)))
