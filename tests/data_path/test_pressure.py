@@ -55,6 +55,15 @@ def test_of_rare_answers_the_newest_count() -> None:
     assert not second(pressure, clock, 0.1)
 
 
+@pytest.mark.parametrize(("good", "pressed"), [(4, True), (10, False)])
+def test_of_rare_answers_too_many_slow_ones_press_though_never_two_in_a_row(good: int, pressed: bool) -> None:
+    """A share over some seconds cannot tell, and a model that is asked rarely has a target as well."""
+    pressure, clock = pressure_of()
+    seen = [second(pressure, clock, took) for took in [0.3, *[0.1] * good] * 30]
+    assert any(seen) == pressed
+    assert sum(seen) <= len(seen) / 5, "a good answer ends it"
+
+
 def test_what_was_slow_long_ago_says_nothing() -> None:
     pressure, clock = pressure_of()
     assert second(pressure, clock, 0.3, 0.3)

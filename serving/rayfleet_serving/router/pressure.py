@@ -17,13 +17,13 @@ from rayfleet_serving.config import Limits, Target
 SPANS = 3
 """Looks, a second each, over which shares are taken."""
 ENOUGH = 20
-"""Of fewer answers no share is taken. Then the newest must all be slow; of more, those of one batch often are."""
+"""Of fewer answers no share is taken. Then each counts by itself; of more, all of one batch often are slow."""
 BY_CHANCE = 0.01
 """How often so many slow answers in a row may come by chance while the target is kept."""
 SIGMAS = 2.0
 """By how many standard deviations slow answers must be more than may be: a few are slow by chance (Poisson)."""
 STALE_S = 10.0
-"""How long answers in a row say something, where there are few."""
+"""How long answers say something, where there are few."""
 WAIT_PERCENTILE = 99
 """Percent of the requests that may not wait too long, of a model without a target."""
 WAIT_SHARE = 0.5
@@ -51,20 +51,24 @@ class Pressure:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.on = False
         self._clock = clock
-        self._percentile = WAIT_PERCENTILE
-        self._total_s: float | None = None
-        self._wait_s = math.inf
         self._span = _Span()
         self._past: deque[_Span] = deque(maxlen=SPANS)
         self._looked = clock()
-        self._slow_in_a_row = 0
+        self._excess = 0.0
+        """Slow answers beyond those that may be. Were only those in a row to count, a model that is asked rarely could
+        be too slow twice as often as it may, and hardly ever be pressed."""
         self._judged_at = -math.inf
+        self.keep_to(None, Limits())
         self._woke = -math.inf
         """Until when it had no replica: what came before waited for one, and for nobody on its device."""
 
     def keep_to(self, target: Target | None, limits: Limits) -> None:
         """What requests are held against from now on."""
-        self._percentile = target.percentile if target is not None else WAIT_PERCENTILE
+        self._may = 1 - (target.percentile if target is not None else WAIT_PERCENTILE) / 100
+        """The share of answers that may be slow."""
+        in_a_row = max(2, math.ceil(math.log(BY_CHANCE) / math.log(self._may)))
+        self._most_excess = in_a_row * (1 - self._may)
+        """That of so many slow ones in a row as are no chance. No more is kept: a good answer is to end it at once."""
         self._total_s = target.seconds if target is not None else None
         self._wait_s = limits.request_timeout_s * WAIT_SHARE
 
@@ -96,7 +100,7 @@ class Pressure:
     def _judge(self, *, slow: bool) -> None:
         self._span.judged += 1
         self._span.slow += slow
-        self._slow_in_a_row = self._slow_in_a_row + 1 if slow else 0
+        self._excess = min(self._most_excess, max(0.0, self._excess + slow - self._may))
         self._judged_at = self._clock()
 
     def look(self, *, awake: bool = True) -> None:
@@ -110,7 +114,7 @@ class Pressure:
         self._span = _Span()
         if not self.on:
             self._past.clear()
-            self._slow_in_a_row = 0
+            self._excess = 0.0
 
     def pressed(self, oldest_s: float) -> bool:
         """Whether it is, as of the last look.
@@ -123,12 +127,10 @@ class Pressure:
         came = self._clock() - oldest_s
         if came >= self._woke and oldest_s > (self._total_s if self._total_s is not None else self._wait_s):
             return True
-        may = 1 - self._percentile / 100
         judged, slow = sum(each.judged for each in self._past), sum(each.slow for each in self._past)
         if judged >= ENOUGH:
-            return slow > may * judged + SIGMAS * math.sqrt(may * judged)
-        in_a_row = max(2, math.ceil(math.log(BY_CHANCE) / math.log(may)))
-        return self._slow_in_a_row >= in_a_row and self._clock() - self._judged_at <= STALE_S
+            return slow > self._may * judged + SIGMAS * math.sqrt(self._may * judged)
+        return self._excess > self._most_excess - 1e-9 and self._clock() - self._judged_at <= STALE_S
 
     @property
     def answered_per_s(self) -> float:
