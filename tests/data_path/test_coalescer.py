@@ -384,3 +384,25 @@ async def test_nobody_is_refused_on_a_guess(state: str) -> None:
     replicas.go.set()
     assert await late == 18.0
     await asyncio.gather(*waiting)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+async def test_a_share_of_those_that_wait_is_refused_and_the_others_are_answered(share: float) -> None:
+    """Of all kinds, beside one whose caller has left in this very moment; and what was sent is answered."""
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas, routers=1, max_ongoing_requests=1)
+    replicas.go.clear()
+    sent = asyncio.ensure_future(ask(coalescer, 1.0))
+    await until(lambda: coalescer.ongoing)
+    asking = [asyncio.ensure_future(ask(coalescer, 1.0, width=1 + n % 2)) for n in range(200)]
+    left = asyncio.ensure_future(ask(coalescer, 1.0))
+    await until(lambda: coalescer.queued == 201)
+    left.cancel()
+    coalescer.refuse_waiting(share, lambda: RequestError(429, "Yielded", "Others go first."))
+    replicas.go.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, RequestError)]
+    assert len(refused) == pytest.approx(200 * share, abs=40 if 0 < share < 1 else 0)
+    assert answers.count(2.0) == 200 - len(refused)
+    assert await sent == 2.0
+    assert (coalescer.queued, coalescer.ongoing, coalescer._queued_rows) == (0, 0, 0)

@@ -329,10 +329,20 @@ class Coalescer:
 
     def refuse_waiting(self, share: float, error: Callable[[], RequestError]) -> None:
         """Refuse a share of those that wait in this router, as chance has it. Whoever was sent is answered."""
-        for item in [item for queue in self._queues.values() for item in queue]:
-            if random.random() < share and not item.answer.done():  # noqa: S311 - a share of traffic, not a secret
+        # Queues are made anew: to look for each of many thousands would hold up every model's requests for seconds.
+        for kind, queue in list(self._queues.items()):
+            left: deque[Item] = deque()
+            for item in queue:
+                if item.answer.done() or random.random() >= share:  # noqa: S311 - a share of traffic, not a secret
+                    left.append(item)
+                    continue
                 item.answer.set_exception(error())
-                self._forget(item)
+                self._queued -= 1
+                self._queued_rows -= item.request.rows
+            if left:
+                self._queues[kind] = left
+            else:
+                del self._queues[kind]
 
     def _forget(self, item: Item) -> None:
         """Nobody waits for this request any more: drop it, and a call in which nobody is left."""
