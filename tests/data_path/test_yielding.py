@@ -189,7 +189,7 @@ async def test_a_lesser_model_on_the_same_gpu_yields_and_is_told_why(machine: Ma
     assert headers["retry-after"] == "10"
     assert "x-rayfleet-model-version" not in headers, "no version has had it"
     assert await machine.ask("first", 20) == {200: 20}
-    machine.live("lesser").measure()
+    machine.traffic.measure()
     assert machine.samples("rayfleet_admitted_ratio")["lesser/1"] == FLOOR
 
 

@@ -91,8 +91,7 @@ class Router:
         return self._expose()
 
     def _expose(self) -> str:
-        for version in self._traffic.live_versions():
-            version.measure()
+        self._traffic.measure()
         if self._busy is not None:
             self._metrics.busy.set(self._busy.share)
             self._metrics.routers.set(replicas.count(self._routers()))

@@ -206,6 +206,18 @@ class Traffic:
         """Let models take as many requests as those allow that go first. To be called about once a second."""
         yielding.settle(self.models.values())
 
+    def measure(self) -> None:
+        """Bring gauges up to date. Two applications may have one version, after an edit of its spec: they count
+        together."""
+        groups: dict[tuple[str, str], list[LiveVersion]] = {}
+        for version in self._versions.values():
+            groups.setdefault((version.model, version.route.version), []).append(version)
+        for versions in groups.values():
+            wanted = [version.wanted.replicas for version in versions if version.wanted is not None]
+            metrics = versions[0].metrics
+            metrics.replicas(sum(version.running for version in versions), sum(wanted) if wanted else None)
+            metrics.admitted.set(min(version.restraint.ratio for version in versions))
+
     @property
     def ongoing(self) -> int:
         """Requests that are held, waiting or under way."""

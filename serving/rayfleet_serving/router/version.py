@@ -19,6 +19,7 @@ from rayfleet_serving.config import (
     RouterVersionState,
     VersionRoute,
     VersionTrouble,
+    Wanted,
 )
 from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.protocol.message import RequestError
@@ -165,9 +166,19 @@ class LiveVersion:
         return self.ready or (self.route.sleeps and not self.awake)
 
     @property
+    def running(self) -> int:
+        """Replicas that it reaches."""
+        return len(self._replicas)
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """How many replicas there must be by its load, see `Replicas.wanted`."""
+        return self._replicas.wanted
+
+    @property
     def awake(self) -> bool:
         """It has running replicas."""
-        return len(self._replicas) > 0
+        return self.running > 0
 
     @property
     def devices(self) -> frozenset[str]:
@@ -195,14 +206,8 @@ class LiveVersion:
             queued=queued,
             count=count,
             troubles=[VersionTrouble(reason=each.reason, message=each.message) for each in self._replicas.troubles()],
-            wanted=self._replicas.wanted,
+            wanted=self.wanted,
         )
-
-    def measure(self) -> None:
-        """Bring its gauges up to date."""
-        wanted = self._replicas.wanted
-        self.metrics.replicas(len(self._replicas), wanted.replicas if wanted is not None else None)
-        self.metrics.admitted.set(self.restraint.ratio)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -319,7 +324,7 @@ class LiveVersion:
                     # They came when there was a replica, which went before they were sent.
                     self.wake()
                 # Also while there is none: how long requests waited for the first one asks for no second one.
-                if (load := self.load.seen(len(self._replicas))) is not None:
+                if (load := self.load.seen(self.running)) is not None:
                     self._replicas.tell(load)
             except Exception:
                 logger.exception("The load of %s could not be told.", self.route.app)
