@@ -125,8 +125,8 @@ class Machine:
                 self.live(app).pressure.ended(200, 0.01)
             self.second()
 
-    async def post(self, path: str) -> tuple[int, dict[str, str], Any]:
-        """Status, headers and body of an answer."""
+    async def post(self, path: str, **asked: str) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and body of an answer; `asked`: headers of the request."""
         sent: list[Any] = []
 
         async def receive() -> dict[str, Any]:
@@ -135,7 +135,8 @@ class Machine:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await self.front({"type": "http", "path": path, "method": "POST", "headers": []}, receive, send)
+        given = [(name.replace("_", "-").encode(), value.encode()) for name, value in asked.items()]
+        await self.front({"type": "http", "path": path, "method": "POST", "headers": given}, receive, send)
         headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return sent[0]["status"], headers, orjson.loads(sent[1]["body"])
 
@@ -350,6 +351,35 @@ async def test_what_yields_tells_nothing_of_its_version_and_asks_for_no_replicas
     assert latency[REFUSED] == 0
     assert machine.samples("rayfleet_request_errors_total") == {"lesser//yielded": answered[429]}
     assert machine.samples("rayfleet_requests_total")["lesser//429"] == answered[429]
+
+
+async def test_who_is_refused_at_the_door_asks_for_more_replicas(machine: Machine) -> None:
+    await machine.serve(first=a_model("first", look_back_s=30.0))
+    machine.apps["first"].go.clear()
+    asking = asyncio.ensure_future(machine.ask("first", 80))
+    live = machine.live("first")
+    await until("it holds as many as it may", lambda: live.held_now == live.coalescer.capacity)
+    machine.apps["first"].go.set()
+    refused = (await asking)[429]
+    told = live.load.seen(1)
+    assert told is not None
+    assert told.latency[REFUSED] == refused == 80 - live.coalescer.capacity
+
+
+async def test_who_has_less_time_than_the_model_gives_asks_for_nothing(machine: Machine) -> None:
+    """Neither for more replicas nor for others to yield: callers with the model's own time were answered in time."""
+    await machine.serve(first=a_model("first", 10, look_back_s=30.0), lesser=a_model("lesser"))
+    machine.apps["first"].go.clear()
+    answers = await asyncio.gather(
+        *(machine.post("/first/predict", x_rayfleet_timeout_seconds="0.05") for _ in range(30))
+    )
+    machine.apps["first"].go.set()
+    assert {status for status, _, _ in answers} == {504}
+    told = machine.live("first").load.seen(1)
+    assert told is not None
+    assert (told.latency.get(REFUSED, 0), sum(told.latency.values())) == (0, 30)
+    machine.second()
+    assert machine.ratio("lesser") == 1.0
 
 
 @pytest.mark.parametrize(("priority", "compared"), [(0, 0), (1, 0), (-1, 1)])
