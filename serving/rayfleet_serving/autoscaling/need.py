@@ -86,8 +86,9 @@ def need(load: Load, goal: Goal, replicas: int) -> Need:
 
     By requests, `ceil(ongoing / target)` (Little's law gives the mean number of requests). By latency, more replicas in
     the ratio of latency to target while replicas are what requests wait for. And never so few that those which stay
-    would compute for more than `FULL_SHARE` of the time, in batches as full as a latency target lets them be: few
-    requests wait where there are enough replicas, and were some taken away for that, they would be missed at once.
+    would compute for more than `FULL_SHARE` of the time, in batches as full as a latency target lets them be, or would
+    be late: few requests wait where there are enough replicas, and were some taken away for that, they would be missed
+    at once.
     """
     # A hair above a whole number is no further replica: means of floats. A hair above nothing is a request.
     by_requests = max(math.ceil(round(load.ongoing / goal.ongoing, 6)), int(load.ongoing > 0))
@@ -110,8 +111,26 @@ def need(load: Load, goal: Goal, replicas: int) -> Need:
     share, work = _share(load.busy, load.used)
     # It only keeps replicas that there are, and asks for no further ones.
     kept = Need(min(replicas, math.ceil(round(replicas * share / FULL_SHARE, 6))), work)
+    if goal.latency_s is not None and measured is not None:
+        needed = _in_time(share, measured / goal.latency_s, replicas, kept.replicas)
+        if needed > kept.replicas:
+            text = f"p{goal.percentile} {_shown(measured)}: with fewer replicas it would be above"
+            kept = Need(needed, f"{text} {_shown(goal.latency_s)}")
     found = max(most, kept, key=_size)
     return replace(found, stays=True) if share > FULL_SHARE else found
+
+
+def _in_time(share: float, latency: float, replicas: int, least: int) -> int:
+    """How few of `replicas`, `least` of them or more, would keep to the target that `latency` is a part of.
+
+    Of fewer, each does more: waits grow like 1 / (1 - share), as in an M/M/1 queue. Below `IDLE_SHARE` it is not for
+    them that requests wait, and no more would be asked for.
+    """
+    for fewer in range(max(1, least), replicas):
+        more = share * replicas / fewer
+        if more < IDLE_SHARE or latency * (1 - share) / (1 - more) <= 1:
+            return fewer
+    return replicas
 
 
 def held(wanted: int, target: int, *, stays: bool) -> int:
