@@ -353,6 +353,20 @@ async def test_what_yields_tells_nothing_of_its_version_and_asks_for_no_replicas
     assert machine.samples("rayfleet_requests_total")["lesser//429"] == answered[429]
 
 
+async def test_routers_share_limits_by_how_many_they_see(machine: Machine) -> None:
+    """The table's number, which is the least, holds as long as none is seen."""
+    await machine.serve(first=a_model("first"))
+    held = [machine.live("first").coalescer.capacity]
+    for seen in (4, 0):
+        machine.traffic.share_with(seen)
+        held.append(machine.live("first").coalescer.capacity)
+    machine.apps["other"] = App("other", CARD)
+    rows = {"first": a_model("first")[0], "other": a_model("other")[0]}
+    machine.traffic.apply(TrafficTable(models=rows, routers=1))
+    held += [machine.live(app).coalescer.capacity for app in ("first", "other")]
+    assert held == [44, 41, 41, 41, 41], "each may keep 40 waiting, and they share the four that are under way"
+
+
 async def test_who_is_refused_at_the_door_asks_for_more_replicas(machine: Machine) -> None:
     await machine.serve(first=a_model("first", look_back_s=30.0))
     machine.apps["first"].go.clear()
