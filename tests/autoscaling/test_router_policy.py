@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingPolicy
 from rayfleet_serving.autoscaling import stats
 from rayfleet_serving.autoscaling.router_policy import FULL, MOST_REQUESTS, RouterPolicy
 from rayfleet_serving.config import ROUTER_POLICY_IMPORT_PATH
-from rayfleet_serving.router.crowd import Busy
+from rayfleet_serving.router.busy import Busy
 
 
 def told(*routers: tuple[float, float], at: float = 100.0) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rayfleet_serving.autoscaling import stats
 from rayfleet_serving.config import ROUTER_APP, ROUTER_DEPLOYMENT, RouterArgs, RouterState, TrafficReport, TrafficTable
 from rayfleet_serving.metrics import RouterMetrics, merge
 from rayfleet_serving.router import replicas, shortcut
-from rayfleet_serving.router.crowd import Busy
+from rayfleet_serving.router.busy import Busy
 from rayfleet_serving.router.http import Front
 from rayfleet_serving.router.traffic import Traffic
 from rayfleet_serving.router.version import ask_all, deployment_handle
