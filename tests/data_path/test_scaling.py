@@ -19,10 +19,12 @@ class Device:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.share = 0.0
+        self.twice_s = 0.0
+        """Of a call that just ends: the thread that computes has counted it already."""
         self.began = clock()
 
     def busy_s(self) -> float:
-        return (self.clock() - self.began) * self.share
+        return (self.clock() - self.began) * self.share + self.twice_s
 
 
 def scaling_of(goal: Autoscaling | None = GOAL, busy: float = 0.0) -> tuple[Scaling, Clock]:
@@ -78,6 +80,20 @@ def test_its_own_busy_share_says_whether_more_would_help() -> None:
         assert signal is not None
         assert signal.load.busy == pytest.approx(busy, rel=0.06)
         assert signal.need.replicas == wanted
+
+
+def test_a_call_that_is_counted_twice_as_it_ends_counts_once_a_moment_later() -> None:
+    clock = Clock()
+    device = Device(clock)
+    device.share = 0.1
+    scaling = Scaling(device.busy_s, clock)
+    scaling.configure(GOAL)
+    seen = []
+    for device.twice_s in (*[0.0] * 20, 6.0, 0.0):
+        watched(scaling, clock, RouterLoad(5.0, {}, 1), 1)
+        signal = scaling.signal()
+        seen.append(signal.load.busy if signal is not None else None)
+    assert seen[-3:] == [pytest.approx(0.1), pytest.approx(0.7, rel=0.06), pytest.approx(0.1, rel=0.06)]
 
 
 def test_a_fixed_number_is_nobodys_to_tell() -> None:
@@ -176,3 +192,19 @@ def test_batches_that_fail_at_once_let_no_replica_go() -> None:
         told = scaling.told("a", load)
     assert told is not None
     assert (told.replicas, told.reason) == (4, "replicas use 90% of what they can do")
+
+
+@pytest.mark.parametrize(("full", "wanted"), [(0, 4), (5, 2)])
+def test_that_more_would_be_no_faster_is_told_by_batches_of_requests_alone(full: int, wanted: int) -> None:
+    """Requests that can share none are computed one by one, however quick the warm-up's full batches were."""
+    goal = Autoscaling(target_ongoing_requests=1000, percentile=50, latency_s=0.2)
+    scaling, clock = scaling_of(goal, busy=0.92)
+    scaling.curve.guess(8, 0.055)
+    for _ in range(full):
+        scaling.computed(8, 0.055, whole=True)
+    clock.forward(60)
+    late = RouterLoad(5.0, {latency_bucket(0.5): 100}, 2)
+    for _ in range(20):
+        scaling.computed(1, 0.046, whole=True)
+        seen = watched(scaling, clock, late, 1)
+    assert seen == [wanted]

@@ -134,8 +134,7 @@ class Scaling:
             self._work = Slots(BUSY_S, now)
         elif now > self._looked[0]:
             since, before = self._looked
-            # It is counted in another thread: a call that just ends may have been counted twice.
-            total = max(total, before)
+            # It is counted in another thread: what a call that just ends was counted twice, the next look takes off.
             self._work.spread(BUSY, (total - before) / (now - since), since, now)
         self._looked = now, total
         return max(0.0, min(1.0, self._work.sums(now).get(BUSY, 0.0) / self._work.covered_s(now)))
