@@ -58,6 +58,17 @@ def test_loads_of_all_routers_are_added_up() -> None:
     assert scaling.stats()[stats.WANTED] == 3.0
 
 
+def test_a_replica_that_one_router_reaches_is_there() -> None:
+    goal = Autoscaling(target_ongoing_requests=1000, percentile=50, latency_s=0.1)
+    scaling, clock = scaling_of(goal, busy=0.9)
+    slow = {latency_bucket(0.15): 100}
+    for router, replicas in (("a", 2), ("b", 1)):
+        clock.forward(FRESH_S)
+        wanted = scaling.told(router, RouterLoad(5.0, slow, replicas))
+    assert wanted is not None
+    assert wanted.replicas == 4
+
+
 def test_a_router_that_is_silent_or_gone_does_not_count() -> None:
     scaling, clock = scaling_of()
     scaling.told("a", RouterLoad(100.0, {}, 1))
