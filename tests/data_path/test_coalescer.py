@@ -393,7 +393,7 @@ async def test_a_share_of_those_that_wait_is_refused_and_the_others_are_answered
     coalescer = coalescer_of(replicas, routers=1, max_ongoing_requests=1)
     replicas.go.clear()
     sent = asyncio.ensure_future(ask(coalescer, 1.0))
-    await until(lambda: coalescer.ongoing)
+    await until(lambda: coalescer.ongoing > 0)
     asking = [asyncio.ensure_future(ask(coalescer, 1.0, width=1 + n % 2)) for n in range(200)]
     left = asyncio.ensure_future(ask(coalescer, 1.0))
     await until(lambda: coalescer.queued == 201)
