@@ -11,11 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from rayfleet_serving.link.call import Call, Reply, Timing
+from rayfleet_serving.config import Wanted
+from rayfleet_serving.link.call import Call, Reply, RouterLoad, Timing
 from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.router.replicas import Replicas
 
 CALL = Call({"x": np.zeros((1, 1))}, [1], "tensors", {}, [5.0])
+
+
+class Wants:
+    """A replica's own view of how many there must be."""
+
+    def __init__(self, replicas: int) -> None:
+        self.replicas = replicas
+
+    def told(self, router: object, load: RouterLoad) -> Wanted:
+        return Wanted(replicas=self.replicas, reason="why")
+
+    def gone(self, router: object) -> None: ...
 
 
 class Served:
@@ -32,7 +45,7 @@ class Served:
             await self.go.wait()
             return Reply({"y": np.zeros((1, 1))}, [1], "array", {}, Timing(0.0, 0.0, 0.0))
 
-        return LinkServer(infer, replica=name, host="127.0.0.1")
+        return LinkServer(infer, replica=name, host="127.0.0.1", audience=Wants(len(name)))
 
 
 @contextlib.asynccontextmanager
@@ -76,3 +89,13 @@ async def test_a_call_goes_to_the_replica_with_the_fewest() -> None:
         served.go.set()
         await asyncio.gather(*tasks)
     assert sorted(served.calls.values()) == [2, 3]
+
+
+async def test_the_largest_number_that_a_replica_wants_counts() -> None:
+    async with replicas(Served(), "aa", "bbbb", "c") as found:
+        assert found.wanted is None
+        found.tell(RouterLoad(1.0, {}, 3))
+        async with asyncio.timeout(10):
+            while not all(link.wanted for link in found._links.values()):
+                await asyncio.sleep(0.01)
+        assert found.wanted == Wanted(replicas=4, reason="why")
