@@ -353,6 +353,33 @@ async def test_what_yields_tells_nothing_of_its_version_and_asks_for_no_replicas
     assert machine.samples("rayfleet_requests_total")["lesser//429"] == answered[429]
 
 
+async def test_that_a_number_moves_from_now_on_is_taken_in_place(machine: Machine) -> None:
+    await machine.serve(first=a_model("first"))
+    told = []
+    for look_back in (None, 30.0, None):
+        rows = {"first": a_model("first", look_back_s=look_back)[0]}
+        machine.traffic.apply(TrafficTable(models=rows, routers=1))
+        told.append(machine.live("first").load.seen(1) is not None)
+    assert told == [False, True, False]
+
+
+async def test_who_waited_for_a_replica_to_start_waited_for_no_neighbour(machine: Machine) -> None:
+    await machine.serve(first=a_model("first", 10), lesser=a_model("lesser"))
+    app, live = machine.apps["first"], machine.live("first")
+    there = dict(app.listed)
+    app.listed.clear()
+    await until("it is gone", lambda: not live.awake)
+    machine.second()
+    app.listed.update(there)
+    await until("it is back", lambda: live.awake)
+    machine.press("first")
+    assert machine.ratio("lesser") == 1.0
+    machine.second()
+    machine.second()
+    machine.press("first")
+    assert machine.ratio("lesser") < 1.0
+
+
 async def test_routers_share_limits_by_how_many_they_see(machine: Machine) -> None:
     """The table's number, which is the least, holds as long as none is seen."""
     await machine.serve(first=a_model("first"))
