@@ -90,6 +90,8 @@ def test_room_for_a_new_version_beside_what_there_is(tmp_path: Path) -> None:
     assert "a new version of b" in found.output
     roomy = capacity(files(tmp_path, fleet(*GROUPS), model("a", "0.3")))
     assert "new version" not in roomy.output
+    several = capacity(files(tmp_path, fleet(*GROUPS), model("a", "0.2", replicas=3)))
+    assert "a replica needs 0.2 GPU, 1 CPU, and of the 3 that it starts with, 2 would find room" in several.output
 
 
 def test_workers_that_nobody_names_are_not_known(tmp_path: Path) -> None:

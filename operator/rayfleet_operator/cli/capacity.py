@@ -16,8 +16,9 @@ from rayfleet_operator.cli.counted import Counted
 from rayfleet_operator.cli.kubectl import Kubectl
 from rayfleet_operator.plan import places
 from rayfleet_operator.plan.admission import Admission, admit
-from rayfleet_operator.plan.arithmetic import why_not
+from rayfleet_operator.plan.demand import Ask
 from rayfleet_operator.plan.places import Places
+from rayfleet_operator.plan.room import Room
 
 
 @click.command()
@@ -85,7 +86,9 @@ class Report:
             return cls(fleet.name, fleet.namespace, None, fleet.troubles, ())
         admission = admit(fleet.room, fleet.asks)
         found = places.of(admission)
-        return cls(fleet.name, fleet.namespace, found, fleet.troubles, tuple(_updates(fleet, admission)))
+        return cls(
+            fleet.name, fleet.namespace, found, fleet.troubles, tuple(_updates(fleet.room, fleet.asks, admission))
+        )
 
     @property
     def fits(self) -> bool:
@@ -111,17 +114,20 @@ class Report:
         }
 
 
-def _updates(fleet: Counted, admission: Admission) -> list[str]:
+def _updates(room: Room, asks: Sequence[Ask], admission: Admission) -> list[str]:
     """While one version takes over from another, both run."""
-    found = []
+    found: list[str] = []
     out = {each.model for each in admission.waiting if each.refused}
-    serving = [dataclasses.replace(ask, live=True) for ask in fleet.asks if ask.model not in out]
+    serving = [dataclasses.replace(ask, live=True) for ask in asks if ask.model not in out]
     for ask in serving:
         if not ask.model or ask.name:
             continue
         beside = dataclasses.replace(ask, app=f"{ask.app}\0new", live=False, running=0, serves=True)
-        after = admit(fleet.room, [*serving, beside]) if fleet.room is not None else admission
-        if beside.key in after.refused:
-            why = why_not(after.packing, ask.need)
-            found.append(f"a new version of {ask.model} has no room beside what there is: a replica {why}")
+        after = admit(room, [*serving, beside])
+        # It is the only one that is not served yet.
+        found += [
+            f"a new version of {ask.model} has no room beside what there is: a replica {each.why}"
+            for each in after.waiting
+            if each.refused
+        ]
     return sorted(set(found))
