@@ -74,6 +74,14 @@ def test_versions_beside_the_models_own_count(tmp_path: Path) -> None:
     assert "GPU 0: 0.1 free, 24 GiB of 24 GiB free: a models:/a/1 0.3, 2 x a models:/a/2 0.3" in found.output
 
 
+def test_a_version_by_name_that_waits_takes_nobodys_place_from_the_sum(tmp_path: Path) -> None:
+    named = [{"name": name, "uri": f"models:/a@{name}", "weight": 10} for name in ("blue", "green")]
+    found = capacity(files(tmp_path, fleet(*GROUPS), model("a", "0.4", traffic={"versions": named}), model("b", "0.2")))
+    assert "waiting: a models:/a@green: a replica needs 0.4 GPU, 0 free on 1 GPU" in found.output
+    for name in "ab":
+        assert f"a new version of {name} has no room beside what there is" in found.output
+
+
 def test_a_fleet_that_may_grow_is_counted_at_its_largest(tmp_path: Path) -> None:
     grown = {**GROUPS[1], "maxReplicas": 3}
     found = capacity(files(tmp_path, fleet(GROUPS[0], grown), *THREE, model("d", "1", resources={"accelerator": "L4"})))

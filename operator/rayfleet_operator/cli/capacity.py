@@ -117,8 +117,7 @@ class Report:
 def _updates(room: Room, asks: Sequence[Ask], admission: Admission) -> list[str]:
     """While one version takes over from another, both run."""
     found: list[str] = []
-    out = {each.model for each in admission.waiting if each.refused}
-    serving = [dataclasses.replace(ask, live=True) for ask in asks if ask.model not in out]
+    serving = [dataclasses.replace(ask, live=True) for ask in asks if ask not in admission.out]
     for ask in serving:
         if not ask.model or ask.name:
             continue
