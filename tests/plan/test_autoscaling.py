@@ -460,13 +460,3 @@ def test_the_status_has_what_is_wanted_and_keeps_it_while_serve_does_not_say() -
     assert said.replicas == 3
     silent = observe({1: ("Unknown", 100)}, of=of)
     assert status_of(silent, said).scaling == said.scaling
-
-
-def test_fewer_than_a_schedule_asks_for_is_a_shortage_where_there_is_no_room() -> None:
-    of = model(autoscaling={"maxReplicas": 10, "schedules": [{**MORNING, "start": "0 12 * * *"}]})
-    for replicas, degraded in ((3, "True"), (6, "False")):
-        planned = plan_one(running(observe({1: ("RUNNING", 100)}, of=of), 1, replicas), identity(1), of=of).models[0]
-        said = model_status(
-            of, planned, url="", resolution=identity(1), troubles=(), shortage="no room", quiet=False, now=NOW
-        )
-        assert next(each.status for each in said.conditions if each.type == "Degraded") == degraded

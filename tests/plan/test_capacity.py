@@ -1,4 +1,4 @@
-"""Whether workers can hold what models ask for."""
+"""Whether one replica fits on any worker."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rayfleet_operator.plan import capacity
 from .scenes import model
 
 
-def fleet(*groups: dict[str, Any], routers: int = 2) -> ModelFleetSpec:
-    return ModelFleetSpec.model_validate({"workerGroups": list(groups), "routers": {"replicas": routers}})
+def fleet(*groups: dict[str, Any]) -> ModelFleetSpec:
+    return ModelFleetSpec.model_validate({"workerGroups": list(groups)})
 
 
 def limits(**values: Any) -> dict[str, Any]:
@@ -81,29 +81,3 @@ def test_a_misfit_is_told_what_was_asked_what_is_there_and_what_to_do() -> None:
     )
     (nowhere,) = capacity.misfits([model("small")], fleet()).values()
     assert "the fleet has no workers" in nowhere.message
-
-
-def test_a_shortage_counts_routers_replicas_and_the_most_workers_there_may_be() -> None:
-    models = [model("a", replicas=3, resources={"cpu": "1"}), model("b", replicas=2, resources={"cpu": "0.5"})]
-    assert capacity.shortage(models, fleet({**CPU, "cpu": "6"})) is None
-    assert capacity.shortage(models, fleet({**CPU, "cpu": "3", "maxReplicas": 2})) is None
-    assert capacity.shortage(models, fleet({**CPU, "cpu": "6"}, routers=3)) == (
-        "the fleet's models and routers ask for 7 CPUs, and its workers have 6. "
-        "Raise maxReplicas of a worker group, or lower spec.replicas or spec.resources of a model"
-    )
-
-
-def test_a_shortage_of_memory_and_gpus() -> None:
-    models = [model("a", replicas=4, resources={"cpu": "1", "memory": "10Gi", "gpu": "0.75"})]
-    told = capacity.shortage(models, fleet(GPU))
-    assert told is not None
-    assert "ask for 3 GPUs, and its workers have 2 and 40 GiB of memory, and its workers have 32." in told
-
-
-@pytest.mark.parametrize("share", ["0.1", "0.2", "0.05", "0.01", "0.025", "0.125"])
-def test_shares_that_sum_to_one_gpu_fit_on_one(share: str) -> None:
-    replicas = round(1 / float(share))
-    models = [model(f"m{number}", replicas=1, resources={"gpu": share, "cpu": "0.01"}) for number in range(replicas)]
-    assert capacity.shortage(models, fleet({**GPU, "gpu": 1})) is None
-    more = [*models, model("more", resources={"gpu": "0.0001", "cpu": "0.01"})]
-    assert "GPUs" in (capacity.shortage(more, fleet({**GPU, "gpu": 1})) or "")

@@ -166,6 +166,10 @@ def test_serve_is_told_of_no_more_replicas_than_have_a_place_until_there_is_room
         INSUFFICIENT_CAPACITY,
         "version 1: 2 of 6 replicas wait: each needs 0.2 GPU, 0 free on 1 GPU",
     )
+    told, fleet.silent = fleet.degraded("n"), True
+    assert not fleet.look().changed
+    assert fleet.degraded("n") == told, "whether Ray says what runs or not"
+    fleet.silent = False
     fleet.running = Counter({name: 0 if name.startswith("a-") else n for name, n in fleet.running.items()})
     planned = fleet.settle()
     assert ready(planned) == {"a", "n"}
@@ -267,6 +271,16 @@ def test_schedules_begin_and_end_whatever_a_version_waits_for(why: str) -> None:
     assert fleet.bounds(fleet.settle(), "m") == {1: Size(1, 4)}
     fleet.now += timedelta(hours=21)
     assert fleet.bounds(fleet.settle(), "m") == {1: Size(4, 4)}
+
+
+def test_a_schedule_that_asks_for_more_than_there_is_room_for_is_told_so() -> None:
+    fleet = Loaded()
+    fleet.ask("m", **shared("0.4", **NOON))
+    assert fleet.bounds(fleet.settle(), "m") == {1: Size(2, 2)}
+    assert fleet.degraded("m")[1] == "version 1: 2 of 4 replicas wait: each needs 0.4 GPU, 0.2 free on 1 GPU"
+    fleet.now += timedelta(hours=3)
+    assert fleet.bounds(fleet.settle(), "m") == {1: Size(1, 4)}
+    assert fleet.degraded("m")[1] == ""
 
 
 def test_edits_that_make_room_for_each_other_are_all_taken() -> None:

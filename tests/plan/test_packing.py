@@ -138,6 +138,12 @@ def test_one_more_fits_or_is_told_the_sum(case: str) -> None:
         assert why_not(packing, more) == told
 
 
+@pytest.mark.parametrize("part", [0.1, 0.2, 0.05, 0.01, 0.025, 0.125])
+def test_shares_that_sum_to_one_gpu_fit_on_one(part: float) -> None:
+    packing = filled(Room((kind(),)), *[share(part, cpus=0.01)] * round(1 / part))
+    assert not packing.fits(share(0.0001, cpus=0.01))
+
+
 def test_what_needs_no_gpu_leaves_those_workers_to_others() -> None:
     room = Room((kind(cpus=2), kind("cpu", gpus=0, cpus=2, most=2)))
     packing = filled(room, *[Need(cpus=1)] * 4, share(1, cpus=2))

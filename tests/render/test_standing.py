@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayfleet_operator.plan.capacity import Worker
-from rayfleet_operator.plan.room import steady
+from rayfleet_operator.plan.room import Worker, steady
 from rayfleet_operator.render.raycluster import cluster_spec, resized
 from rayfleet_operator.render.standing import in_place, meant
 

@@ -73,11 +73,12 @@ def _of_file(fleet: ModelFleet, models: Sequence[ModelDeployment]) -> Counted:
     name, namespace, spec = fleet.metadata.name, fleet.metadata.namespace, fleet.spec
     if not spec.worker_groups:
         return Counted(name, namespace, None, troubles=[f"ModelFleet {name}: {NO_GROUPS}"])
-    asks = _routers(spec) + [ask for model in models for ask in demand.of_spec(model)]
+    asks = routers(spec) + [ask for model in models for ask in demand.of_spec(model)]
     return Counted(name, namespace, Room.of(spec), asks)
 
 
-def _routers(spec: ModelFleetSpec) -> list[Ask]:
+def routers(spec: ModelFleetSpec) -> list[Ask]:
+    """What they ask for, at the least."""
     return demand.of_config([serve_config.router_app(spec, TrafficTable())], {}, {}, ObservedFleet(), {})
 
 
@@ -115,7 +116,7 @@ def _of_objects(name: str, fleet: Json | None, objects: Mapping[str, Json], serv
     rows = given.table.models if given.table is not None else {}
     apps = [app.entry for app in given.apps.values()]
     by_name = {model.metadata.name: model for model in models}
-    asks = demand.of_config(apps, rows, by_name, given, rows) if apps else _routers(spec)
+    asks = demand.of_config(apps, rows, by_name, given, rows) if apps else routers(spec)
     served = {ask.model for ask in asks}
     readable = [model for model in models if model.metadata.name not in problems]
     asks += [ask for model in readable if model.metadata.name not in served for ask in demand.of_spec(model)]

@@ -1,4 +1,4 @@
-"""Whether a fleet's workers can hold what its models ask for.
+"""Models of which not one replica fits on any worker of their fleet, however empty it is.
 
 Ray places a replica on one worker, and waits for ever for one that is large enough. Said here, it is said at once.
 """
@@ -9,26 +9,21 @@ from collections.abc import Sequence
 
 from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment, Resources
-from rayfleet_operator.plan import demand, size
+from rayfleet_operator.plan import demand
 from rayfleet_operator.plan.arithmetic import size_text
 from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY
 from rayfleet_operator.plan.observed import ResolutionProblem
-from rayfleet_operator.plan.packing import GIB, Packed
+from rayfleet_operator.plan.packing import Packed
 from rayfleet_operator.plan.room import Room, Worker
-
-__all__ = ["REASON", "SUMS", "Worker", "misfits", "shortage"]
-
-REASON = INSUFFICIENT_CAPACITY
-SUMS = "the fleet's models and routers ask for"
-"""How a `shortage` begins."""
 
 
 def misfits(models: Sequence[ModelDeployment], spec: ModelFleetSpec) -> dict[str, ResolutionProblem]:
     """The models of which not one replica fits on any worker, by name. Giving them to Ray would be of no use."""
+    room = Room.of(spec)
     return {
-        model.metadata.name: ResolutionProblem(REASON, problem, held=True)
+        model.metadata.name: ResolutionProblem(INSUFFICIENT_CAPACITY, problem, held=True)
         for model in models
-        if (problem := misfit(model.spec.resources, Room.of(spec))) is not None
+        if (problem := misfit(model.spec.resources, room)) is not None
     }
 
 
@@ -57,33 +52,3 @@ def _has(worker: Worker) -> str:
     kind = f" of the kind {worker.accelerator}" if worker.accelerator else ""
     each = f" with {size_text(worker.gpu_memory)} each" if worker.gpu_memory is not None and worker.gpus else ""
     return f"{worker.group}: {worker.cpus} CPUs, {worker.memory_text} memory, {worker.gpus} GPUs{kind}{each}"
-
-
-def shortage(models: Sequence[ModelDeployment], spec: ModelFleetSpec) -> str | None:
-    """Why not all replicas of all models can run at once, if so; None when the sums leave room.
-
-    Sums only: what fits by sum may still not fit by worker. Rollouts need room for two versions for a while.
-    """
-    asked = [(each.least, model.spec.resources) for model in models for each in size.each_version(model).values()]
-    workers = [(group.ceiling, Worker.of(group)) for group in spec.worker_groups]
-    routers = spec.routers.replicas * spec.routers.cpu_count
-    sums = {
-        "CPUs": (sum(n * each.cpu_count for n, each in asked) + routers, sum(n * each.cpus for n, each in workers)),
-        "GPUs": (sum(n * each.gpu_count for n, each in asked), sum(n * each.gpus for n, each in workers)),
-        "GiB of memory": (
-            sum(n * (each.memory_bytes or 0) for n, each in asked) / GIB,
-            sum(n * each.memory for n, each in workers) / GIB,
-        ),
-    }
-    lacking = [
-        f"{wanted:.4g} {name}, and its workers have {there:.4g}"
-        for name, (wanted, there) in sums.items()
-        # Ray counts in ten-thousandths, and ten times 0.1 is not quite one.
-        if round(wanted, 4) > round(there, 4)
-    ]
-    if not lacking:
-        return None
-    return (
-        f"{SUMS} {' and '.join(lacking)}. "
-        "Raise maxReplicas of a worker group, or lower spec.replicas or spec.resources of a model"
-    )

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rayfleet_operator.api.status import Condition as StatusCondition
-from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity, conditions
-from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
+from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, ConditionType, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
 from rayfleet_operator.plan.model import ModelPlan
@@ -48,19 +47,18 @@ def explain(
     troubles: Sequence[Trouble],
     shortage: str | None,
     *,
-    short: bool = False,
     refused: Trouble | None = None,
     address_taken: bool = False,
 ) -> tuple[Condition, ...]:
     """The planner's conditions; where the model is not ready, with the reason of the layer that knows why.
 
-    `short` says that fewer replicas run than should. The other arguments are as for `model_status`.
+    The arguments are as for `model_status`.
     """
     ready, progressing, degraded = planned.conditions
     own = Trouble(degraded.reason, degraded.message) if degraded.status == "True" else None
     # Where the registry's notices are all, whatever else is the matter is graver.
     mild = own is not None and own.reason in conditions.NOTICES
-    outside = _outside(ready, troubles, shortage, short)
+    outside = _outside(ready, troubles, shortage)
     if refused is not None:
         outside = [refused, *(each for each in outside if each != refused)]
     if address_taken:
@@ -100,23 +98,8 @@ def _degraded(faults: Sequence[Trouble]) -> Condition:
     return conditions.degraded([(each.reason, each.message) for each in faults])
 
 
-def short_of(planned: ModelPlan) -> bool:
-    """Whether Serve works towards more replicas of some version than run."""
-    return any((each.replicas_running or 0) < (each.replicas_target or 0) for each in planned.versions)
-
-
-def said_to_be_short(model: ModelDeployment) -> bool:
-    """Whether its status says so."""
-    said = conditions.find(model.status.conditions, ConditionType.DEGRADED)
-    return (
-        said is not None and said.status == "True" and (said.reason == capacity.REASON or capacity.SUMS in said.message)
-    )
-
-
-def _outside(ready: Condition, troubles: Sequence[Trouble], shortage: str | None, short: bool) -> list[Trouble]:
-    """What keeps the model from running that is not its own fault; one at most."""
+def _outside(ready: Condition, troubles: Sequence[Trouble], shortage: str | None) -> list[Trouble]:
+    """What keeps the model, or some of its replicas, from running that is not its own fault; one at most."""
     if ready.status == "False" and troubles:
         return [troubles[0]]
-    if shortage is not None and (short or ready.status == "False"):
-        return [Trouble(capacity.REASON, shortage)]
-    return []
+    return [Trouble(INSUFFICIENT_CAPACITY, shortage)] if shortage is not None else []

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.timestamp import moment
-from rayfleet_operator.plan import capacity, conditions
-from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
+from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, ConditionType, Reason
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import RUNNING
 from rayfleet_operator.plan.switch import Clusters, ObservedCluster, overdue
@@ -162,7 +162,7 @@ def _homeless_routers(cluster: ObservedCluster | None) -> Faults:
     if app is None or NO_ROOM not in app.message:
         return []
     text = f"{app.replicas_running or 0} of {app.replicas_target or 0} routers run: {cause(app.message)}"
-    return [(capacity.REASON, text)]
+    return [(INSUFFICIENT_CAPACITY, text)]
 
 
 def _progressing(clusters: Clusters, ready: Condition, waits: str | None, announced: str | None) -> Condition:

@@ -51,8 +51,6 @@ class ModelPlan:
     """Of a rollout by stages, under way or given up."""
     scaling: Scaling | None = None
     """Of the version that has the requests; None where its number of replicas is fixed, or nothing is known of it."""
-    lacks: bool = False
-    """Whether it gets fewer replicas than it asks for, because there is no more room."""
 
     @property
     def holder(self) -> VersionPlan | None:
@@ -364,7 +362,6 @@ def _decision(
         serving=serving,
         rollout=decision,
         scaling=scaling.of(facts, ordered, sizes or {}),
-        lacks=bool(facts.places),
     )
     requeue_after = REQUEUE_S if progress.status == "True" else retry_in
     if requeue_after is not None:

@@ -38,15 +38,6 @@ def of_model(model: ModelDeployment, version: NamedVersion | None = None) -> Siz
     return Size(model.spec.replicas, model.spec.replicas)
 
 
-def each_version(model: ModelDeployment) -> dict[str, Size]:
-    """By URI: of its own version, and of each other that its traffic names. URIs that are spelled alike are one
-    version."""
-    found = {model.spec.model.uri: of_model(model)}
-    for version in model.spec.traffic.versions if model.spec.traffic is not None else []:
-        found.setdefault(version.uri, of_model(model, version))
-    return found
-
-
 def of_deployment(deployment: Mapping[str, Any]) -> Size:
     """Of one in a Serve config. Serve's own defaults hold where it says nothing: one replica, and with an
     `autoscaling_config` from 1 to 1."""

@@ -21,9 +21,9 @@ from rayfleet_operator.api.status import (
 from rayfleet_operator.api.timestamp import stamp
 from rayfleet_operator.api.traffic import NamedVersion
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import bounds, capacity, causes, conditions, history, places, rollback
+from rayfleet_operator.plan import causes, conditions, history, places, rollback
 from rayfleet_operator.plan.admission import Admission
-from rayfleet_operator.plan.conditions import Condition, ConditionType
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, ConditionType
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
 from rayfleet_operator.plan.model import ModelPlan
@@ -64,16 +64,7 @@ def model_status(
     untold = any(version.state == UNKNOWN for version in planned.versions)
     # What Serve does not say just now is as it was.
     running = model.status.replicas if untold else sum(each.replicas_running or 0 for each in planned.versions)
-    short = causes.said_to_be_short(model) if untold else causes.short_of(planned)
-    explained = causes.explain(
-        planned,
-        troubles,
-        shortage,
-        # Serve may not have heard yet of what the spec asks for.
-        short=short or planned.lacks or running < bounds.asked(model.spec, now).least,
-        refused=refused,
-        address_taken=address_taken,
-    )
+    explained = causes.explain(planned, troubles, shortage, refused=refused, address_taken=address_taken)
     generation = model.metadata.generation
     if quiet and not address_taken:
         explained = causes.as_before(model.status.conditions, explained, generation)
@@ -177,7 +168,7 @@ def _resolved(model: ModelDeployment, resolution: Resolution | None) -> Resolved
         before = model.status.resolved
         same = before is not None and (before.uri, before.tracking_uri) == (spec.uri, spec.registry.tracking_uri or "")
         # That no worker is large enough says nothing about the registry.
-        silent = not isinstance(resolution, ResolutionProblem) or resolution.reason == capacity.REASON
+        silent = not isinstance(resolution, ResolutionProblem) or resolution.reason == INSUFFICIENT_CAPACITY
         return before if same and silent else None
     return _meant(ResolvedModel, identity, uri=spec.uri, tracking_uri=spec.registry.tracking_uri or "")
 

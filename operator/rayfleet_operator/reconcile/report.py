@@ -16,7 +16,7 @@ from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import Conflict, NotFound
 from rayfleet_operator.kube.kinds import Kind
-from rayfleet_operator.plan import capacity, causes, conditions, events, fleet_conditions, named, status
+from rayfleet_operator.plan import causes, conditions, events, fleet_conditions, named, status
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.fleet_conditions import FleetReason
@@ -92,8 +92,6 @@ async def write(client: KubeClient, facts: Facts) -> bool:
     serving = clusters.serving
     troubles = list(serving.troubles) if serving is not None else []
     admission = facts.planned.admission
-    # Sums are only of use where nobody counted who has a place.
-    sums = capacity.shortage(facts.models, facts.spec) if admission is None else None
     plans = {each.name: each for each in facts.planned.models}
     written = []
     # What was lost a moment ago must be looked for soon.
@@ -106,7 +104,7 @@ async def write(client: KubeClient, facts: Facts) -> bool:
             resolution=facts.resolutions.get(model.metadata.name),
             named=named.known(model, facts.resolutions),
             troubles=troubles,
-            shortage=admission.shortage(model.metadata.name) if admission is not None else sums,
+            shortage=admission.shortage(model.metadata.name) if admission is not None else None,
             refused=_unwritten(facts),
             address_taken=facts.address_taken,
             quiet=facts.quiet,
