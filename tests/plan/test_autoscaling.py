@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.status import ModelDeploymentStatus, ScalingStatus
 from rayfleet_operator.plan import scaling, serve_config, size
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.observed import ObservedFleet
+from rayfleet_operator.plan.room import Room
 from rayfleet_operator.plan.size import Size
 from rayfleet_operator.plan.status import model_status
 from rayfleet_serving.config import (
@@ -344,6 +346,14 @@ def test_how_many_are_wanted_and_why_is_told(target: int, wanted: Wanted | None,
     of = model(**MOVING)
     observed = told(running(observe({1: ("RUNNING", 100)}, of=of), 1, 3, target), 1, None, wanted)
     assert scaling.line(plan_one(observed, identity(1), of=of).models[0].scaling) == line
+
+
+def test_no_room_for_more_is_told_as_that_and_not_as_a_bound() -> None:
+    of = model(**MOVING)
+    observed = told(running(observe({1: ("RUNNING", 100)}, of=of), 1, 3, 6), 1, None, Wanted(replicas=8, reason="x"))
+    workers = ModelFleetSpec.model_validate({"workerGroups": [{"name": "w", "cpu": "6"}]})
+    found = plan_one(observed, identity(1), of=of, room=Room.of(workers))
+    assert scaling.line(found.models[0].scaling) == "3 → 4: x; there is room for 4"
 
 
 def test_a_schedule_is_named_where_it_is_why() -> None:

@@ -51,7 +51,8 @@ def of(facts: ModelFacts, versions: Sequence[VersionPlan], sizes: Mapping[str, S
     if told is None:
         reason = ""
     elif told.replicas > wanted and size is not None and wanted == size.most:
-        reason = f"{told.reason}; no more than {wanted} are allowed"
+        limit = f"there is room for {wanted}" if first.app in facts.places else f"no more than {wanted} are allowed"
+        reason = f"{told.reason}; {limit}"
     elif told.replicas < wanted and on.least == wanted:
         reason = f"{_SCHEDULE}{on.name}"
     elif told.replicas < wanted and size is not None and wanted == size.least:
