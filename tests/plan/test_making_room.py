@@ -22,7 +22,7 @@ from rayfleet_operator.plan.packing import Need
 from rayfleet_operator.plan.room import Room
 from rayfleet_operator.plan.size import Size
 from rayfleet_operator.plan.versions import UNKNOWN
-from rayfleet_serving.config import ROUTER_APP
+from rayfleet_serving.config import MODEL_IMPORT_PATH, ROUTER_APP
 
 from .scenes import OPTIONS, applications, condition, deployed, identity
 from .test_admission import GPU, ONE, Fleet, ready, room, shared
@@ -332,6 +332,23 @@ def test_deployments_of_an_application_from_code_are_counted_apart() -> None:
     asks = demand.of_config([entry], {}, {}, ObservedFleet(), {})
     found = admit(room({"name": "cpu", "cpu": "7", "memory": "8Gi"}), asks)
     assert [(each.replicas, each.of) for each in found.waiting] == [(1, 2)], "three of the large, and one of the small"
+
+
+def test_what_only_looks_like_a_model_stops_nobody() -> None:
+    like = {"name": "a", "identity": {"version": "1", "model_id": "m"}}
+    two = [{"name": "Model", "num_replicas": 1}, {"name": "Other", "num_replicas": 1}]
+    entry = {"name": "theirs", "import_path": MODEL_IMPORT_PATH, "args": like, "deployments": two}
+    fleet = Fleet()
+    observe = fleet.world.observe
+
+    def beside(now: Any) -> ObservedFleet:
+        seen = observe(now)
+        theirs = ObservedApp(name="theirs", status="DEPLOY_FAILED", entry=entry)
+        return replace(seen, apps={**seen.apps, "theirs": theirs})
+
+    fleet.world.observe = beside  # type: ignore[method-assign]
+    fleet.ask("a", **shared("0.5"))
+    assert applications(fleet.look())["theirs"] == entry
 
 
 GIVEN = st.lists(

@@ -160,12 +160,14 @@ def of_config(
 
 
 def _of_entry(entry: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Ask]:
-    """None for an application that was deployed from code."""
+    """None for an application that was deployed from code; one for each deployment of what is no model of ours."""
     app, args = str(entry["name"]), entry.get("args") or {}
     match entry:
-        case {"import_path": str(path), "args": {"name": str(model), "identity": {"version": str(version)}}} if (
-            path == MODEL_IMPORT_PATH
-        ):
+        case {
+            "import_path": str(path),
+            "args": {"name": str(model), "identity": {"version": str(version)}},
+            "deployments": [_],
+        } if path == MODEL_IMPORT_PATH:
             pass
         case _:
             model, version = "", ""

@@ -113,13 +113,7 @@ class Room:
         """The fleet at its largest."""
         return cls(tuple(Kind(Worker.of(group), group.min_replicas, group.ceiling) for group in spec.worker_groups))
 
-    @property
-    def steady(self) -> bool:
-        """Whether routers are kept off spot workers: where there are spot workers and others."""
-        spot = {kind.worker.spot for kind in self.kinds}
-        return spot == {True, False}
-
 
 def steady(spec: ModelFleetSpec) -> bool:
-    """The same of a fleet's spec."""
+    """Whether routers are kept off spot workers: where there are spot workers and others."""
     return {group.spot for group in spec.worker_groups} == {True, False}

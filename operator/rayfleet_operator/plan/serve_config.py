@@ -208,7 +208,7 @@ def mps_variables(resources: Resources) -> dict[str, str]:
     """What CUDA reads in a process that shares a GPU through MPS (NVIDIA, Multi-Process Service, Appendix: Environment
     Variables): its part of the GPU's threads in percent, and the memory that it can allocate on the first visible GPU.
 
-    None without a GPU, or with whole ones, which nobody else has.
+    Nothing without a GPU, or with whole ones, which nobody else has.
     """
     if not 0 < resources.gpu_count < 1:
         return {}
