@@ -16,7 +16,7 @@ from datetime import datetime
 from rayfleet_operator.api.types import ModelDeploymentSpec
 from rayfleet_operator.plan import schedules, strategy
 from rayfleet_operator.plan.facts import ModelFacts
-from rayfleet_operator.plan.size import Size, given
+from rayfleet_operator.plan.size import Size, given, of_spec
 from rayfleet_serving.config import RolloutMark
 
 LOOK_S = 10.0
@@ -25,10 +25,8 @@ LOOK_S = 10.0
 
 def asked(spec: ModelDeploymentSpec, now: datetime) -> Size:
     """What the spec asks for at this time."""
-    scaling = spec.autoscaling
-    if scaling is None:
-        return Size(spec.replicas, spec.replicas)
-    return Size(scaling.min_replicas, scaling.max_replicas).at_least(schedules.on(scaling.schedules, now).least)
+    scaling, size = spec.autoscaling, of_spec(spec)
+    return size if scaling is None else size.at_least(schedules.on(scaling.schedules, now).least)
 
 
 def look_in(spec: ModelDeploymentSpec, now: datetime) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rayfleet_operator.api.fleet import GpuSharing, ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment, ModelDeploymentSpec, Resources
 from rayfleet_operator.plan import names, room
-from rayfleet_operator.plan.size import Size
+from rayfleet_operator.plan.size import Size, of_spec
 from rayfleet_serving.config import (
     MODEL_DEPLOYMENT,
     MODEL_IMPORT_PATH,
@@ -103,7 +103,7 @@ def model_app(
                 "name": MODEL_DEPLOYMENT,
                 "ray_actor_options": options,
                 **in_place_settings(model.spec),
-                **replicas(model.spec, size or _any_time(model.spec)),
+                **replicas(model.spec, size or of_spec(model.spec)),
             },
         ],
     }
@@ -113,7 +113,7 @@ def refreshed(entry: Mapping[str, Any], spec: ModelDeploymentSpec, size: Size | 
     """A deployed model app with today's in-place settings and everything that would restart it left as it is: where its
     number of replicas was fixed by an older release, it stays fixed, within the bounds."""
     (deployment,) = entry["deployments"]
-    size = size or _any_time(spec)
+    size = size or of_spec(spec)
     kept = {"name": MODEL_DEPLOYMENT, "ray_actor_options": deployment["ray_actor_options"]}
     if follows_load(entry):
         number = replicas(spec, size)
@@ -137,11 +137,6 @@ def follows_load(entry: Mapping[str, Any]) -> bool:
     """Whether Serve can let an application's number of replicas move without a restart."""
     (deployment,) = entry["deployments"]
     return isinstance(deployment.get("autoscaling_config"), Mapping)
-
-
-def _any_time(spec: ModelDeploymentSpec) -> Size:
-    scaling = spec.autoscaling
-    return Size(spec.replicas, spec.replicas) if scaling is None else Size(scaling.min_replicas, scaling.max_replicas)
 
 
 def replicas(spec: ModelDeploymentSpec, size: Size) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rayfleet_operator.api.traffic import NamedVersion
-from rayfleet_operator.api.types import ModelDeployment
+from rayfleet_operator.api.types import ModelDeployment, ModelDeploymentSpec
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,17 @@ class Size:
         return Size(min(self.least, replicas), min(self.most, replicas))
 
 
+def of_spec(spec: ModelDeploymentSpec) -> Size:
+    """Of the model's own version, at any time."""
+    scaling = spec.autoscaling
+    return Size(spec.replicas, spec.replicas) if scaling is None else Size(scaling.min_replicas, scaling.max_replicas)
+
+
 def of_model(model: ModelDeployment, version: NamedVersion | None = None) -> Size:
-    """Of the model's own version, or of one that its traffic names, at any time."""
-    scaling = model.spec.autoscaling
+    """The same, or of a version that its traffic names."""
     if version is not None and version.replicas is not None:
         return Size(version.replicas, version.replicas)
-    if scaling is not None:
-        return Size(scaling.min_replicas, scaling.max_replicas)
-    return Size(model.spec.replicas, model.spec.replicas)
+    return of_spec(model.spec)
 
 
 def of_deployment(deployment: Mapping[str, Any]) -> Size:
