@@ -212,6 +212,24 @@ def test_nobody_is_let_in_while_ray_does_not_say_what_runs() -> None:
     assert ready(fleet.settle()) == {"a", "small"}
 
 
+def test_nor_is_anybody_given_more_meanwhile() -> None:
+    """What the versions of one model have each, nobody knows then."""
+    fleet = Loaded(places=6)
+    fleet.load = {"m 1": 2, "m 9": 2}
+    traffic = {"versions": [{"name": "blue", "uri": "models:/m@blue", "weight": 10}]}
+    fleet.ask("m", **shared("0.2", traffic=traffic, **FOLLOWS))
+    fleet.resolutions["m/blue"] = identity(9, "m")
+    fleet.settle()
+    fleet.ask("n", replicas=3, **shared("0.1"))
+    planned = fleet.settle()
+    assert fleet.bounds(planned, "n") == {1: Size(2, 2)}
+    fleet.silent = True
+    for _ in range(3):
+        assert fleet.bounds(fleet.look(), "n") == {1: Size(2, 2)}
+    fleet.silent, fleet.load = False, {"m 1": 1, "m 9": 2}
+    assert fleet.bounds(fleet.settle(), "n") == {1: Size(3, 3)}
+
+
 HELD = {
     "not asked yet": None,
     "no such version": ResolutionProblem("VersionNotFound", "there is none"),

@@ -64,7 +64,8 @@ class Admission:
     refused: Mapping[str, ResolutionProblem]
     """The same, instead of what the registry says of those versions."""
     places: Mapping[str, Mapping[str, int]]
-    """Replicas that have a place, by model and application, where some have none."""
+    """Replicas that have a place, by model and application, where some have none; or that had one, where Ray does not
+    say what runs."""
 
     def workers(self) -> list[Packed]:
         return self.packing.workers()
@@ -116,10 +117,13 @@ def admit(room: Room, asks: Iterable[Ask], out: Sequence[Ask] = ()) -> Admission
         filled.add((ask, _replica(ask)) for _ in range(ask.wanted - filled.count[ask]))
         # More may run than have a place by these sums: they are not less for it.
         there = max(filled.count[ask], ask.running)
-        if there < ask.wanted:
+        short = there < ask.wanted
+        if short:
             waiting.append(_waiting(ask, there, why_not(filled.packing, ask.need), refused=False))
-            if ask.model:
-                places.setdefault(ask.model, {})[ask.app] = there
+        # Where Ray does not say what runs, others may have more than is counted: nobody is told of more meanwhile.
+        most = min(there if short else ask.size.most, ask.size.most if ask.limit is None else ask.limit)
+        if ask.model and most < ask.size.most:
+            places.setdefault(ask.model, {})[ask.app] = most
     problems: dict[str, ResolutionProblem] = {}
     for key, (ask, then) in refused.items():
         # By what is left in the end, where that is no more than there was.

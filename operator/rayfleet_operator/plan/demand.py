@@ -47,6 +47,8 @@ class Ask:
     """It is only there until its last requests are answered."""
     unknown: bool = False
     """Serve does not say what has become of it."""
+    limit: int | None = None
+    """Replicas that Serve was told to have at the most, where it does not say what runs; None where it does."""
     model: str = ""
     """"" for what is no model's."""
     version: str = ""
@@ -127,10 +129,10 @@ def of_config(
     for ask in found:
         running, target = counted[ask.app, ask.deployment]
         app = observed.apps.get(ask.app)
-        live, least, unknown = ask.app in given or not ask.model, 0, False
+        live, least, unknown, limit = ask.app in given or not ask.model, 0, False, None
         if ask.model and app is not None and app.entry:
             before, unknown = size.given(app.entry), _untold(app)
-            least = before.least
+            least, limit = before.least, before.most if unknown else None
             wish = wishes.get(ask.app)
             if wish is None and before.most < ask.size.most and (unknown or target >= before.most):
                 # It was told to have no more, and would have at least one more.
@@ -151,6 +153,7 @@ def of_config(
                 idle=idle,
                 leaving=ask.app in leaving,
                 unknown=unknown,
+                limit=limit,
                 serves=ask.model in serving,
                 born=born(models.get(ask.model)),
                 label=f"{ask.model} {ask.version}" if ask.model in several else ask.label,
