@@ -10,8 +10,9 @@ from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
+from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.plan.versions import UNKNOWN, WAITING, VersionPlan
-from rayfleet_serving.config import ModelRoute, RolloutMark
+from rayfleet_serving.config import ModelRoute, RolloutMark, VersionRoute
 
 STEPS = (
     Reason.DEPLOYING,
@@ -107,6 +108,35 @@ def progress(
     return conditions.resting(Reason.SETTLED, f"version {found.version} has every request")
 
 
+def without_room(
+    facts: ModelFacts,
+    holder: str | None,
+    weights: Mapping[str, int],
+    leaving: Mapping[str, LiveApp],
+    entries: Mapping[str, Mapping[str, Any]],
+    route: ModelRoute,
+    refused: ResolutionProblem,
+) -> Condition:
+    """What a model waits for whose wanted version has no room: first whatever can be done without it."""
+    rest = conditions.resting(refused.reason, "nothing moves until there is room")
+    if holder is not None:
+        found = progress(facts, holder, holder, weights, leaving, entries, route, retry=False, asked=0)
+        return rest if found.status == "False" else found
+    if leaving or facts.live.keys() - entries.keys():
+        old = ", ".join(sorted(found.version for found in facts.live.values()))
+        return conditions.progressing(Reason.DRAINING, f"version {old} is removed: it never answered")
+    return rest
+
+
+def divided(settled: Condition, table: list[VersionRoute]) -> Condition:
+    """Where versions have shares by name, not one of them has every request; and a name that means a version which has
+    its share already has none of its own."""
+    shares = [f"{row.weight} % go to version {row.version}" for row in table if row.weight]
+    text = "of the requests " + ", ".join(shares) if len(shares) > 1 else settled.message
+    same = [f"{name} means version {row.version} as well" for row in table for name in row.other_names]
+    return conditions.resting(Reason.SETTLED, "; ".join([text, *same]))
+
+
 def given_up(mark: RolloutMark, version: str, leaving: Mapping[str, LiveApp]) -> Condition:
     """Progressing of a model whose candidate was given up."""
     if mark.candidate in leaving:
@@ -171,3 +201,15 @@ def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) ->
         else:
             listed.append((Reason.VERSION_FAILED, f"version {version} is {state}: {detail}"))
     return listed
+
+
+def beside_refusal(
+    facts: ModelFacts, weights: Mapping[str, int], problem: ResolutionProblem, faults: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """What is wrong with what runs, and why there is no next version. The first is graver while a version answers;
+    where none does, it is the next one that people wait for."""
+    having = ", ".join(f"version {found.version}" for app, found in facts.live.items() if weights.get(app, 0) > 0)
+    text = f"{problem.message.rstrip('.')}; {having} keeps the requests" if having else problem.message
+    answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
+    faults.insert(len(faults) if answers else 0, (problem.reason, text))
+    return faults

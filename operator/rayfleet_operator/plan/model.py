@@ -23,14 +23,13 @@ from rayfleet_operator.plan import bounds, conditions, explain, named, retry, ro
 from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, Reason
 from rayfleet_operator.plan.division import Division, divide, without
 from rayfleet_operator.plan.facts import ModelFacts
-from rayfleet_operator.plan.live import LiveApp
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem
 from rayfleet_operator.plan.rollout import RolloutDecision
 from rayfleet_operator.plan.scaling import Scaling
 from rayfleet_operator.plan.size import Size
 from rayfleet_operator.plan.staying import Staying, numbers_hold, staying
 from rayfleet_operator.plan.versions import VersionPlan
-from rayfleet_serving.config import ModelIdentity, ModelRoute, VersionRoute
+from rayfleet_serving.config import ModelIdentity, ModelRoute
 
 REQUEUE_S = 1.0
 """How soon to look again while something is under way: Serve starts a replica in seconds, routers follow in less."""
@@ -151,7 +150,7 @@ def _roll_out(
     versions += [rows.told(every, app, identities[app], 0, leaving=True) for app in gone if app not in shown]
     asked = sizes[target].least if target in sizes else 0
     if facts.refused is not None:
-        progress = _without_room(facts, holder, weights, leaving, entries, route, facts.refused)
+        progress = explain.without_room(facts, holder, weights, leaving, entries, route, facts.refused)
     elif divided.mark is not None and given_up:
         progress = explain.given_up(divided.mark, identity.version, leaving)
     else:
@@ -160,7 +159,7 @@ def _roll_out(
             text = f"version {identity.version}, {divided.decision.message}"
             progress = conditions.progressing(divided.decision.reason, text)
     if progress.reason == Reason.SETTLED:
-        progress = beside.progress or _divided(progress, table)
+        progress = beside.progress or explain.divided(progress, table)
     elif facts.refused is not None and progress.status == "False":
         progress = beside.progress or progress
     faults = _faults(facts, target, identity, divided, problem) + beside.faults
@@ -197,26 +196,6 @@ def _sizes(facts: ModelFacts, model: ModelDeployment, target: str, divided: Divi
     return {app: facts.placed(app, size) for app, size in sizes.items()}
 
 
-def _without_room(
-    facts: ModelFacts,
-    holder: str | None,
-    weights: Mapping[str, int],
-    leaving: Mapping[str, LiveApp],
-    entries: Mapping[str, Mapping[str, Any]],
-    route: ModelRoute,
-    refused: ResolutionProblem,
-) -> Condition:
-    """What a model waits for whose wanted version has no room: first whatever can be done without it."""
-    rest = conditions.resting(refused.reason, "nothing moves until there is room")
-    if holder is not None:
-        found = explain.progress(facts, holder, holder, weights, leaving, entries, route, retry=False, asked=0)
-        return rest if found.status == "False" else found
-    if leaving or facts.live.keys() - entries.keys():
-        old = ", ".join(sorted(found.version for found in facts.live.values()))
-        return conditions.progressing(Reason.DRAINING, f"version {old} is removed: it never answered")
-    return rest
-
-
 def _sleeps(entry: Mapping[str, Any] | None) -> bool:
     return entry is not None and size.given(entry).least == 0
 
@@ -227,22 +206,13 @@ def _faults(
     """What needs a person, of the model's own versions: what runs, then the registry, then a candidate."""
     faults = explain.faults(facts, target, divided.weights)
     if facts.refused is not None:
-        faults = _beside_refusal(facts, divided.weights, facts.refused, faults)
+        faults = explain.beside_refusal(facts, divided.weights, facts.refused, faults)
     if problem is not None:
         kept = f"version {identity.version} stays the wanted one"
         faults.append((problem.reason, f"{problem.message.rstrip('.')}; {kept}"))
     if divided.decision is not None and divided.mark is not None:
         faults += explain.candidate(divided.mark, identity.version)
     return faults
-
-
-def _divided(settled: Condition, table: list[VersionRoute]) -> Condition:
-    """Where versions have shares by name, not one of them has every request; and a name that means a version which has
-    its share already has none of its own."""
-    shares = [f"{row.weight} % go to version {row.version}" for row in table if row.weight]
-    text = "of the requests " + ", ".join(shares) if len(shares) > 1 else settled.message
-    same = [f"{name} means version {row.version} as well" for row in table for name in row.other_names]
-    return conditions.resting(Reason.SETTLED, "; ".join([text, *same]))
 
 
 def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem | None) -> ModelDecision:
@@ -304,20 +274,8 @@ def _unknown(
     if problem is None:
         return conditions.progressing(Reason.RESOLVING, "the registry has not answered yet"), faults
     until = "there is room" if problem.reason == INSUFFICIENT_CAPACITY else "the wanted version is known"
-    faults = _beside_refusal(facts, weights, problem, faults)
+    faults = explain.beside_refusal(facts, weights, problem, faults)
     return conditions.resting(problem.reason, f"nothing moves until {until}"), faults
-
-
-def _beside_refusal(
-    facts: ModelFacts, weights: Mapping[str, int], problem: ResolutionProblem, faults: list[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    """What is wrong with what runs, and why there is no next version. The first is graver while a version answers;
-    where none does, it is the next one that people wait for."""
-    having = ", ".join(f"version {found.version}" for app, found in facts.live.items() if weights.get(app, 0) > 0)
-    text = f"{problem.message.rstrip('.')}; {having} keeps the requests" if having else problem.message
-    answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
-    faults.insert(len(faults) if answers else 0, (problem.reason, text))
-    return faults
 
 
 def _remove(facts: ModelFacts) -> ModelDecision:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import named, rows, traffic
+from rayfleet_operator.plan.beside import Beside
 from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Reason
 from rayfleet_operator.plan.division import Division, stay
 from rayfleet_operator.plan.facts import ModelFacts
@@ -21,7 +22,7 @@ class Staying:
     """The applications that go on running and are the model's own, by name."""
     own: list[VersionRoute]
     """The rows of those that stay, with their weights."""
-    beside: named.Beside
+    beside: Beside
     """The versions that its traffic names."""
     gone: list[str]
     """Applications that run until no router has a request for them left."""
