@@ -354,6 +354,9 @@ def test_no_room_for_more_is_told_as_that_and_not_as_a_bound() -> None:
     workers = ModelFleetSpec.model_validate({"workerGroups": [{"name": "w", "cpu": "6"}]})
     found = plan_one(observed, identity(1), of=of, room=Room.of(workers))
     assert scaling.line(found.models[0].scaling) == "3 → 4: x; there is room for 4"
+    # Serve acts on it after a delay, and must have been told by then.
+    early = told(running(observe({1: ("RUNNING", 100)}, of=of), 1, 3), 1, None, Wanted(replicas=8, reason="x"))
+    assert sizes(plan_one(early, identity(1), of=of, room=Room.of(workers))) == {1: Size(2, 4)}
 
 
 def test_a_schedule_is_named_where_it_is_why() -> None:
