@@ -83,7 +83,8 @@ def test_what_is_told_besides_comes_after_everything_that_is_wrong() -> None:
     (found,) = noticed(well, {"digits": notice})
     assert (found.conditions[:2], found.versions) == (well[0].conditions[:2], well[0].versions)
     assert (found.conditions[2].status, found.conditions[2].reason) == ("True", "WriteBackFailed")
-    assert causes.explain(found, [], "too little memory")[2].reason == "WriteBackFailed", "it does not lack any"
+    short = causes.explain(found, [], "too little memory")[2]
+    assert (short.reason, short.message) == ("InsufficientCapacity", f"too little memory\n{notice.message}")
     assert noticed(well, {"faces": notice}) == well
     failed = plan_one(observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}), identity(2)).models
     (found,) = noticed(failed, {"digits": notice})
