@@ -248,7 +248,8 @@ class Walk(RuleBasedStateMachine):
             # But for a rollback: nothing is better than the version before, whatever ails it.
             back = {mark.stable} if mark is not None else set()
             assert after - back <= before | better or not alive, (name, before, after)
-            self.check_stages(name, observed, old, route)
+            no_room = planned.admission is not None and name in planned.admission.refused
+            self.check_stages(name, observed, old, route, no_room=no_room)
             # Nor does it wait: a wanted version that every router can reach, and that has all its replicas, has it.
             immediate = name in self.models and self.models[name].spec.rollout.strategy == "Immediate"
             if self.registry_up and not self.world.silent and immediate:
@@ -263,9 +264,16 @@ class Walk(RuleBasedStateMachine):
                 assert not sends, f"{router.name} still sends to {name}"
 
     def check_stages(
-        self, name: str, observed: ObservedFleet, old: Mapping[str, ModelRoute], route: ModelRoute
+        self,
+        name: str,
+        observed: ObservedFleet,
+        old: Mapping[str, ModelRoute],
+        route: ModelRoute,
+        *,
+        no_room: bool,
     ) -> None:
-        """A rollout comes to its end only from its last stage, and weight comes only stage by stage."""
+        """A rollout comes to its end only from its last stage, and weight comes only stage by stage. A candidate that
+        has no requests, and no longer has room, waits anew."""
         mark = old[name].rollout if name in old else None
         if mark is None or name not in self.models or not self.registry_up:
             return
@@ -275,6 +283,8 @@ class Walk(RuleBasedStateMachine):
             return
         had = sum(row.weight for row in old[name].versions if row.app == mark.candidate)
         has = sum(row.weight for row in route.versions if row.app == mark.candidate)
+        if no_room and not had:
+            return
         assert route.rollout is not None or had == 100, (name, mark)
         hopeless = mark.stage < 0 and self.world.apps[mark.stable].status != "RUNNING"
         between = [stage for stage in strategy.stages(rollout) if had < stage.weight < has]
