@@ -240,7 +240,13 @@ class Walk(RuleBasedStateMachine):
             assert sum(row.weight for row in route.versions) == 100
             before = {row.app for row in old[name].versions if row.weight} if name in old else set()
             after = {row.app for row in route.versions if row.weight}
-            alive = before & {app for app, found in self.world.apps.items() if found.status != "DELETING"}
+            no_room = planned.admission is not None and name in planned.admission.refused
+            # Where the wanted version has to wait for room, what Serve has given up on is left for anything that runs.
+            spent = {
+                a for a, found in self.world.apps.items() if found.status == "DEPLOY_FAILED" and not found.replicas
+            }
+            gone = {app for app, found in self.world.apps.items() if found.status == "DELETING"}
+            alive = before & self.world.apps.keys() - gone - (spent if no_room else set())
             # Weight leaves a living version only for one that every router can reach; where none can reach the living
             # one, the routers that there are must do.
             better = everywhere if any(_reach(observed, app) for app in before) else heard
@@ -248,7 +254,6 @@ class Walk(RuleBasedStateMachine):
             # But for a rollback: nothing is better than the version before, whatever ails it.
             back = {mark.stable} if mark is not None else set()
             assert after - back <= before | better or not alive, (name, before, after)
-            no_room = planned.admission is not None and name in planned.admission.refused
             self.check_stages(name, observed, old, route, no_room=no_room)
             # Nor does it wait: a wanted version that every router can reach, and that has all its replicas, has it.
             immediate = name in self.models and self.models[name].spec.rollout.strategy == "Immediate"
