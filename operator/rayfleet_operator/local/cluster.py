@@ -96,7 +96,10 @@ class LocalCluster:
 
     @classmethod
     async def _start(cls, session: Session, environ: Mapping[str, str], gpus: int | None) -> LocalCluster:
-        dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
+        try:
+            dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
+        except ports.NoFreePortError as error:
+            raise ClusterError(f"Ray has no ports to listen on: {error}") from error
         folder, binary = session.folder / "ha", haproxy_binary()
         env = variables(
             environ,
