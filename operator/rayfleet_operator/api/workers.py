@@ -173,7 +173,7 @@ class WorkerGroup(ApiModel):
     accelerator: Accelerator | None = None
     """What kind of GPU they are. Models that ask for it by `resources.accelerator` run here; those that do not ask run
     on any kind. Left out: no model can ask for them by their kind."""
-    spot: bool = False
+    spot: bool = Field(default_factory=lambda: False)
     """Whether its machines may be taken away at any moment. Routers run on others as long as the fleet has any. The
     nodes themselves are chosen by `nodeSelector` and `tolerations`."""
     image: Image | None = None
