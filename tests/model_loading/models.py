@@ -185,20 +185,6 @@ def transformers_text(path: Path) -> None:
     mlflow.transformers.save_model(tiny_classifier(), path, input_example=["a good film", "bad"], **NO_PIP)
 
 
-class Large(mlflow.pyfunc.PythonModel):
-    """Takes 512 MiB when it is loaded."""
-
-    def load_context(self, context: Any) -> None:
-        self.weights = np.ones(2**26)
-
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        return model_input
-
-
-def large(path: Path) -> None:
-    mlflow.pyfunc.save_model(path, python_model=Large(), signature=infer_signature(FEATURES, FEATURES), **NO_PIP)
-
-
 def pyfunc_array(path: Path) -> None:
     signature = infer_signature(FEATURES, FEATURES, params={"factor": 3})
     mlflow.pyfunc.save_model(path, python_model=Doubler(), signature=signature, **NO_PIP)

@@ -178,9 +178,25 @@ def test_where_there_is_no_gpu_no_library_takes_room_to_be_limited_on_one(saved:
     assert loaded(saved(small), "None", gpu=str(64 * 2**20)) == "loaded"
 
 
+def large(path: Path) -> None:
+    """Takes 512 MiB when it is loaded, needs no library, and brings its own code, as a class in a function does."""
+
+    class Large(mlflow.pyfunc.PythonModel):
+        def load_context(self, context: Any) -> None:
+            import numpy as np
+
+            self.weights = np.ones(2**26)
+
+        def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+            return model_input
+
+    mlflow.pyfunc.save_model(path, python_model=Large(), signature=infer_signature(ROWS, ROWS), pip_requirements=[])
+
+
 def test_a_model_that_does_not_fit_says_what_it_has(saved: Any) -> None:
-    said = loaded(saved(models.large), "None", gpu=str(64 * 2**20))
+    said = loaded(saved(large), "None", gpu=str(64 * 2**20))
     assert said.startswith("OutOfMemory: it needs more than its 64 MiB of GPU memory to be loaded: "), said
+    assert "512" in said, said
 
 
 def test_memory_that_the_libraries_fill_is_refused_with_both_numbers(saved: Any) -> None:
