@@ -406,3 +406,4 @@ async def test_a_share_of_those_that_wait_is_refused_and_the_others_are_answered
     assert answers.count(2.0) == 200 - len(refused)
     assert await sent == 2.0
     assert (coalescer.queued, coalescer.ongoing, coalescer._queued_rows) == (0, 0, 0)
+    assert await ask(coalescer, 1.0) == 2.0, "a kind that nobody waits for any more holds up nobody"

@@ -71,7 +71,8 @@ def test_a_machine_without_a_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_another_makers_gpu_is_one_that_no_limit_of_the_process_stands_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "LIBRARY", "libno-such-driver.so.1")
-    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0")
+    for name in cuda.VISIBLE:
+        monkeypatch.setenv(name, "0")
     held = open_share(memory_bytes=None, gpu_memory_bytes=2**30)
     assert (held.has_gpu, held.library_bytes) == (True, 2**30)
     cuda.hide()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_loading import models
 from nvml_stand_in import BUS_ID, Card
 
 from rayfleet_serving.model import gpu_watch
 from rayfleet_serving.model.errors import LoadError
+from rayfleet_serving.model.flavors import load
 from rayfleet_serving.model.gpu_watch import GpuAccount, open_account
 from rayfleet_serving.model.process_memory import MIB
 from rayfleet_serving.model.share import GPU_SLACK, Share
@@ -181,11 +183,16 @@ def test_whatever_allocates_is_told_of_beyond_the_cap_and_its_slack(card: Card) 
     assert held.over() is None
 
 
-def test_a_model_that_fills_most_of_its_share_by_itself_has_not_filled_it(card: Card) -> None:
+def test_a_model_that_fills_most_of_its_share_by_itself_has_not_filled_it(card: Card, saved: Any) -> None:
     held = share(card, 6 * GIB)
     card.processes[OURS] = 5 * GIB
-    held.loaded()
+    load(saved(models.sklearn_frame), allow_code_execution=False, gpu_memory_bytes=None, share=held)
     card.processes[OURS] += 128 * MIB
     assert not held.full(), "a row that was too large has left a library's workspace"
     card.processes[OURS] = 6 * GIB
     assert held.full()
+
+
+def test_a_share_of_which_nothing_is_known_is_not_full() -> None:
+    assert not Share(memory_bytes=None, gpu_memory_bytes=GIB, has_gpu=True).full()
+    assert not Share(memory_bytes=None, gpu_memory_bytes=None).full()
