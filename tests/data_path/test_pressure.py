@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from fake_clock import Clock
 
@@ -62,6 +64,18 @@ def test_of_rare_answers_too_many_slow_ones_press_though_never_two_in_a_row(good
     seen = [second(pressure, clock, took) for took in [0.3, *[0.1] * good] * 30]
     assert any(seen) == pressed
     assert sum(seen) <= len(seen) / 5, "a good answer ends it"
+
+
+@pytest.mark.parametrize("percentile", [50, 75, 90, 95, 99])
+def test_of_rare_answers_no_more_slow_ones_than_may_be_hardly_ever_press(percentile: int) -> None:
+    """However they come: to be pressed for one second costs the neighbours half a minute."""
+    pressure, clock = pressure_of(Target(percentile=percentile, seconds=0.2))
+    chance = random.Random(1)
+    seen = [
+        second(pressure, clock, *[0.3 if chance.random() * 100 >= percentile else 0.1 for _ in range(5)])
+        for _ in range(5000)
+    ]
+    assert sum(seen) < len(seen) * 0.03
 
 
 def test_what_was_slow_long_ago_says_nothing() -> None:

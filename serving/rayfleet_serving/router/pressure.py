@@ -55,8 +55,8 @@ class Pressure:
         self._past: deque[_Span] = deque(maxlen=SPANS)
         self._looked = clock()
         self._excess = 0.0
-        """Slow answers beyond those that may be. Were only those in a row to count, a model that is asked rarely could
-        be too slow twice as often as it may, and hardly ever be pressed."""
+        """Slow answers beyond `_expected`, see there. Were only those in a row to count, a model that is asked rarely
+        could be too slow twice as often as it may, and hardly ever be pressed."""
         self._judged_at = -math.inf
         self.keep_to(None, Limits())
         self._woke = -math.inf
@@ -66,8 +66,11 @@ class Pressure:
         """What requests are held against from now on."""
         self._may = 1 - (target.percentile if target is not None else WAIT_PERCENTILE) / 100
         """The share of answers that may be slow."""
+        self._expected = self._may * (3 - self._may) / 2
+        """Half way from that to twice as often, which is 1 - (1 - may)²: of nothing but what may be, the sum would be
+        at its most by chance, again and again (Page, Continuous Inspection Schemes)."""
         in_a_row = max(2, math.ceil(math.log(BY_CHANCE) / math.log(self._may)))
-        self._most_excess = in_a_row * (1 - self._may)
+        self._most_excess = in_a_row * (1 - self._expected)
         """That of so many slow ones in a row as are no chance. No more is kept: a good answer is to end it at once."""
         self._total_s = target.seconds if target is not None else None
         self._wait_s = limits.request_timeout_s * WAIT_SHARE
@@ -100,7 +103,7 @@ class Pressure:
     def _judge(self, *, slow: bool) -> None:
         self._span.judged += 1
         self._span.slow += slow
-        self._excess = min(self._most_excess, max(0.0, self._excess + slow - self._may))
+        self._excess = min(self._most_excess, max(0.0, self._excess + slow - self._expected))
         self._judged_at = self._clock()
 
     def look(self, *, awake: bool = True) -> None:
