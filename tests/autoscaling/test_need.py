@@ -28,7 +28,7 @@ def test_by_requests_each_replica_has_its_target(ongoing: float, replicas: int) 
         (0.1, 0.8, 3, 3, "replicas compute for 80%"),
         (0.1, 0.4, 3, 2, "replicas compute for 40%"),
         (0.1, 0.15, 3, 1, "1 requests, 50 for each replica"),
-        (0.15, 0.5, 4, 4, "p99 151 ms: with fewer replicas it would be above 200 ms"),  # three would be 50 % slower
+        (0.15, 0.5, 4, 4, "p99 151 ms: with fewer replicas it would come near 200 ms"),  # three would be 50 % slower
         (0.1, 0.5, 4, 3, "replicas compute for 50%"),
         (0.19, 0.1, 10, 3, "with fewer replicas"),  # three are idle for most of the time: no more would be faster
         (0.4, 0.3, 3, 3, "more would be no faster"),

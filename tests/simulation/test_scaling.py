@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from simulation.replays import every, scaling, setup
+from simulation.replays import every, poisson, scaling, setup
 
+from rayfleet_operator.simulation import summary
 from rayfleet_operator.simulation.ledger import Outcome
 from rayfleet_operator.simulation.router import Rules
 from rayfleet_operator.simulation.simulator import Run, Setup, simulate
@@ -132,6 +133,14 @@ def test_what_fewer_replicas_took_asks_for_no_more_of_them() -> None:
     run = simulate(every(0.092, 3000), setup(policy, service_s=0.1, rules=Rules(max_batch_size=1)))
     assert moves(run)[0][1:] == (1, 2)
     assert max(run.wanted) == 2
+
+
+@pytest.mark.parametrize("rate", [50.0, 60.0])
+def test_under_a_load_that_stays_as_it_is_replicas_are_not_given_back_to_be_missed(rate: float) -> None:
+    """For half an hour, where five of them come close to the target and six do not."""
+    policy = scaling(1, 12, ongoing=50.0, up_s=10.0, down_s=60.0, latency_s=0.2, look_back_s=30.0, lag_s=2.0)
+    setup = Setup(rules=Rules(max_batch_size=8), scaling=policy, service=lambda rows: 0.05 + 0.02 * rows, start_up_s=8)
+    assert summary.turns(simulate(poisson(rate, int(rate * 1800)), setup).running) <= 5
 
 
 def test_the_queue_of_a_spike_that_is_over_asks_for_no_more() -> None:

@@ -26,6 +26,10 @@ FULL_SHARE = 0.8
 """How much of the time replicas may compute once there are fewer. Above it, queues grow faster than they should: in an
 M/D/1 queue the mean wait is two services at 0.8, and 4.5 at 0.9 (Pollaczek-Khinchine)."""
 
+SPARE = 0.8
+"""The part of a latency target that fewer replicas may need, as far as can be said beforehand: what they would take is
+known to a fifth at best, and a replica that is given back to be missed has to start again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
@@ -112,16 +116,16 @@ def need(load: Load, goal: Goal, replicas: int) -> Need:
     # It only keeps replicas that there are, and asks for no further ones.
     kept = Need(min(replicas, math.ceil(round(replicas * share / FULL_SHARE, 6))), work)
     if goal.latency_s is not None and measured is not None:
-        needed = _in_time(share, measured / goal.latency_s, replicas, kept.replicas)
+        needed = _in_time(share, measured / (SPARE * goal.latency_s), replicas, kept.replicas)
         if needed > kept.replicas:
-            text = f"p{goal.percentile} {_shown(measured)}: with fewer replicas it would be above"
+            text = f"p{goal.percentile} {_shown(measured)}: with fewer replicas it would come near"
             kept = Need(needed, f"{text} {_shown(goal.latency_s)}")
     found = max(most, kept, key=_size)
     return replace(found, stays=True) if share > FULL_SHARE else found
 
 
 def _in_time(share: float, latency: float, replicas: int, least: int) -> int:
-    """How few of `replicas`, `least` of them or more, would keep to the target that `latency` is a part of.
+    """How few of `replicas`, `least` of them or more, would keep to what `latency` is a part of.
 
     Of fewer, each does more: waits grow like 1 / (1 - share), as in an M/M/1 queue. Below `IDLE_SHARE` it is not for
     them that requests wait, and no more would be asked for.
