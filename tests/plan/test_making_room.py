@@ -230,6 +230,22 @@ def test_nor_is_anybody_given_more_meanwhile() -> None:
     assert fleet.bounds(fleet.settle(), "n") == {1: Size(3, 3)}
 
 
+def test_who_has_requests_back_at_any_time_is_not_made_smaller_while_ray_does_not_say_what_runs() -> None:
+    fleet = Loaded(room({**GPU, "cpu": "64", "gpu": 2}), places=16)
+    fleet.load = {"m 1": 4}
+    fleet.ask("m", **shared("0.05", rollout=CANARY, **FOLLOWS))
+    fleet.settle()
+    fleet.ask("m", version=2, **shared("0.05", rollout=CANARY, **FOLLOWS))
+    assert fleet.bounds(fleet.settle(6), "m") == {1: Size(4, 10), 2: Size(4, 10)}
+    fleet.silent = True
+    more = {"autoscaling": {**FOLLOWS["autoscaling"], "maxReplicas": 12}}
+    fleet.ask("m", version=2, **shared("0.05", rollout=CANARY, **more))
+    for _ in range(3):
+        assert fleet.bounds(fleet.look(), "m") == {1: Size(4, 10), 2: Size(4, 10)}
+    fleet.silent = False
+    assert fleet.bounds(fleet.look(), "m") == {1: Size(4, 12), 2: Size(4, 12)}
+
+
 HELD = {
     "not asked yet": None,
     "no such version": ResolutionProblem("VersionNotFound", "there is none"),

@@ -78,8 +78,9 @@ def of_two(
         return {target: size.at_least(1), holder: before}
     now = running(facts, holder)
     needed = size.at_least(max(1, math.ceil(now * _next_share(spec, target, mark) / 100)))
-    if target in facts.places:
-        # There is no room for what it needs, so nothing moves: what the load no longer needs may go, and make room.
+    if target in facts.places and facts.live[holder].observed.replicas_target is not None:
+        # There is no room for what it needs, so nothing moves: what the load no longer needs may go, and make room. But
+        # not while Serve does not say how many that is.
         return {target: needed, holder: before}
     return {target: needed, holder: before.at_least(now)}
 
