@@ -212,22 +212,27 @@ def test_nobody_is_let_in_while_ray_does_not_say_what_runs() -> None:
     assert ready(fleet.settle()) == {"a", "small"}
 
 
-def test_nor_is_anybody_given_more_meanwhile() -> None:
+@pytest.mark.parametrize("spec", [{"replicas": 3}, FOLLOWS])
+def test_nor_is_anybody_given_more_meanwhile(spec: dict[str, Any]) -> None:
     """What the versions of one model have each, nobody knows then."""
     fleet = Loaded(places=6)
-    fleet.load = {"m 1": 2, "m 9": 2}
+    fleet.load = {"m 1": 2, "m 9": 2, "n 1": 3}
     traffic = {"versions": [{"name": "blue", "uri": "models:/m@blue", "weight": 10}]}
     fleet.ask("m", **shared("0.2", traffic=traffic, **FOLLOWS))
     fleet.resolutions["m/blue"] = identity(9, "m")
     fleet.settle()
-    fleet.ask("n", replicas=3, **shared("0.1"))
+    fleet.ask("n", **shared("0.1", **spec))
     planned = fleet.settle()
-    assert fleet.bounds(planned, "n") == {1: Size(2, 2)}
+    assert fleet.bounds(planned, "n")[1].most == 2
+    assert fleet.degraded("n")[1] == "version 1: 1 of 3 replicas wait: each needs 0.1 GPU, 0 free on 1 GPU"
     fleet.silent = True
     for _ in range(3):
-        assert fleet.bounds(fleet.look(), "n") == {1: Size(2, 2)}
-    fleet.silent, fleet.load = False, {"m 1": 1, "m 9": 2}
-    assert fleet.bounds(fleet.settle(), "n") == {1: Size(3, 3)}
+        assert fleet.bounds(fleet.look(), "n")[1].most == 2
+        said = (INSUFFICIENT_CAPACITY, "version 1: 1 of 3 replicas wait: each waits until Ray says again what runs")
+        assert fleet.degraded("n") == said
+    fleet.silent, fleet.load = False, {"m 1": 1, "m 9": 2, "n 1": 3}
+    assert fleet.bounds(fleet.settle(), "n")[1].most >= 3
+    assert fleet.degraded("n")[1] == ""
 
 
 def test_who_has_requests_back_at_any_time_is_not_made_smaller_while_ray_does_not_say_what_runs() -> None:

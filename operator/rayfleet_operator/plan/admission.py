@@ -118,10 +118,11 @@ def admit(room: Room, asks: Iterable[Ask], out: Sequence[Ask] = ()) -> Admission
         # More may run than have a place by these sums: they are not less for it.
         there = max(filled.count[ask], ask.running)
         short = there < ask.wanted
-        if short:
-            waiting.append(_waiting(ask, there, why_not(filled.packing, ask.need), refused=False))
         # Where Ray does not say what runs, others may have more than is counted: nobody is told of more meanwhile.
         most = min(there if short else ask.size.most, ask.size.most if ask.limit is None else ask.limit)
+        if most < ask.wanted:
+            why = why_not(filled.packing, ask.need) if short else UNTOLD
+            waiting.append(_waiting(ask, most, why, refused=False))
         if ask.model and most < ask.size.most:
             places.setdefault(ask.model, {})[ask.app] = most
     problems: dict[str, ResolutionProblem] = {}
