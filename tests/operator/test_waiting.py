@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from plan.clusters import cluster, clusters
-from plan.scenes import identity, model, observe, plan_one
+from plan.scenes import NOW, identity, model, observe, plan_one
 from plan.test_autoscaling import MOVING, running, told
 
 from rayfleet_operator.controller import Result
@@ -14,6 +14,7 @@ from rayfleet_operator.plan.bounds import LOOK_S
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.fleet import FleetPlan
 from rayfleet_operator.plan.model import REQUEUE_S
+from rayfleet_operator.plan.retry import RETRY_FAILED_AFTER
 from rayfleet_operator.reconcile import waiting
 from rayfleet_operator.reconcile.announcement import Announcement
 from rayfleet_operator.reconcile.decision import Decision
@@ -93,3 +94,13 @@ def test_a_schedule_that_begins_at_once_is_not_missed_for_the_longest_wait() -> 
         waiting.result(memory, decision(planned(**MOVING)), None, settled=True)
     at_once = replace(planned(**MOVING), requeue_after=REQUEUE_S)
     assert waiting.result(memory, decision(at_once), None, settled=True) == Result(requeue_after=BUSY_S)
+
+
+def test_what_is_due_and_does_not_come_is_looked_at_ever_less_often() -> None:
+    """A version that Serve gave up on while older replicas answer: it is not tried again as long as they do."""
+    failed = observe({1: ("DEPLOY_FAILED", 100)}, ready={1: 2}, failed_since=NOW - 2 * RETRY_FAILED_AFTER)
+    found = plan_one(failed, identity(1))
+    assert found.requeue_after == REQUEUE_S
+    memory = Memory()
+    waits = [waiting.result(memory, decision(found), None, settled=True).requeue_after for _ in range(12)]
+    assert (waits[0], waits[-1]) == (BUSY_S, PATIENT_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayfleet_operator.controller import Result
-from rayfleet_operator.plan.model import ModelPlan
+from rayfleet_operator.plan.model import REQUEUE_S, ModelPlan
 from rayfleet_operator.reconcile.announcement import Announcement
 from rayfleet_operator.reconcile.decision import Decision
 from rayfleet_operator.reconcile.memory import BUSY_S, Memory
@@ -26,10 +26,13 @@ def result(memory: Memory, decision: Decision, told: Announcement | None, *, set
         memory.rest()
         return Result()
     models = tuple(_steady(each) for each in planned.models)
-    wait = memory.pause((planned.config, models, planned.follow, planned.clusters.reached, told))
-    if settled and planned.requeue_after is not None:
-        # Nothing is under way, and it is known when something may be: a schedule that begins.
-        wait = min(wait, max(planned.requeue_after, BUSY_S))
+    # Nothing is under way, and it is known when something may be: a schedule that begins. What is due and does not come
+    # is no news after the first look, like another try of a version of which older replicas answer.
+    next_in = planned.requeue_after if settled else None
+    due = next_in is not None and next_in <= REQUEUE_S
+    wait = memory.pause((planned.config, models, planned.follow, planned.clusters.reached, told, due))
+    if next_in is not None and not due:
+        wait = min(wait, max(next_in, BUSY_S))
     return Result(requeue_after=wait)
 
 
