@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.local.loop import short
 from rayfleet_operator.plan import causes, events, serve_config, status
 from rayfleet_operator.plan.conditions import ConditionType, NoticeReason
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
+from rayfleet_operator.plan.room import Room
 from rayfleet_operator.write_back import noticed
 from rayfleet_serving.config import ModelIdentity
 
@@ -90,6 +93,18 @@ def test_what_is_told_besides_comes_after_everything_that_is_wrong() -> None:
     (found,) = noticed(failed, {"digits": notice})
     assert found.conditions[2].reason == "VersionFailed"
     assert found.conditions[2].message.endswith(f"\n{notice.message}")
+
+
+def test_so_it_does_on_one_machine_where_replicas_find_no_room() -> None:
+    of, workers = model(replicas=3), ModelFleetSpec.model_validate({"workerGroups": [{"name": "w", "cpu": "3"}]})
+    seen = observe({1: ("RUNNING", 100)}, of=of)
+    found = plan_one(seen, Noted(identity(1), (ARCHIVED,)), of=of, room=Room.of(workers))
+    lacking = "version 1: 2 of 3 replicas wait: each needs 1 CPU, 0 free on one worker"
+    untold = Notice("WriteBackFailed", "the registry was not told")
+    (told,) = short(noticed(found.models, {"digits": untold}), found.admission)
+    assert told.conditions[:2] == found.models[0].conditions[:2]
+    assert told.conditions[2].reason == "InsufficientCapacity"
+    assert told.conditions[2].message == f"{lacking}\n{ARCHIVED.message}\n{untold.message}"
 
 
 def test_a_status_holds_what_the_uri_means_and_what_is_told() -> None:

@@ -20,7 +20,7 @@ from rayfleet_operator.local.commands import Commands
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources, of_any_kind, on_one_machine
 from rayfleet_operator.local.state import ShownCondition, ShownModel, ShownVersion, Status
-from rayfleet_operator.plan import conditions, named, places, scaling, serve_config, status, strategy
+from rayfleet_operator.plan import causes, named, places, scaling, serve_config, status, strategy
 from rayfleet_operator.plan.admission import Admission
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.measured import questions
@@ -230,8 +230,9 @@ def short(models: Sequence[ModelPlan], admission: Admission | None) -> tuple[Mod
     for model in models:
         lacking = admission.shortage(model.name) if admission is not None else None
         if lacking is not None:
-            told = conditions.noticed(model.conditions, conditions.INSUFFICIENT_CAPACITY, lacking)
-            model = replace(model, conditions=told)
+            ready, progressing, _ = model.conditions
+            *_, degraded = causes.explain(model, (), lacking)
+            model = replace(model, conditions=(ready, progressing, degraded))
         found.append(model)
     return tuple(found)
 
