@@ -317,7 +317,7 @@ MODELS = [
         ("metrics", {"maxReplicas": 3, "metrics": []}),
     )],
     *[case(f"{SCALING}.{field}", value, bad=bad, spec__autoscaling__minReplicas=9, **MOST) for field, value, bad in (
-        ("latency", {"target": "1s"}, True), ("upscaleStep", 1, True), ("downscaleStep", 1, True),
+        ("latency", {"target": "1s"}, False), ("upscaleStep", 1, True), ("downscaleStep", 1, True),
         ("upscaleDelay", "1s", True), ("downscaleDelay", "1s", True), ("upscaleDelay", "30s", False),
         ("downscaleDelay", "300s", False), ("lookBackPeriod", "1m", False), ("targetOngoingRequests", 9, False),
     )],

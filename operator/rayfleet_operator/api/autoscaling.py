@@ -114,7 +114,7 @@ class Autoscaling(ApiModel):
             right="raise the schedule's minReplicas, or lower minReplicas",
             field="schedules",
         ),
-        _moves("latency"),
+        # `latency` has an effect: by it a model of higher priority is held to be too slow.
         _moves("upscaleStep"),
         _moves("downscaleStep"),
         _moves("upscaleDelay", default=UPSCALE_DELAY),
@@ -129,7 +129,8 @@ class Autoscaling(ApiModel):
     target_ongoing_requests: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Requests of each replica that wait or are under way."""
     latency: LatencyTarget | None = None
-    """How long requests may take. Left out: latency asks for no replicas."""
+    """How long requests may take. Models of a lower `priority` on the same GPU yield while they take longer. Left out:
+    latency asks for no replicas."""
     look_back_period: Annotated[str, forms.duration("1s", "10m", example="30s")] = "30s"
     """How long the time is over which requests and latencies are counted."""
     upscale_delay: Annotated[str, forms.duration("0s", "1h", example="30s")] = UPSCALE_DELAY
