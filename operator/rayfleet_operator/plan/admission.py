@@ -120,7 +120,7 @@ def admit(room: Room, asks: Iterable[Ask], out: Sequence[Ask] = ()) -> Admission
         short = there < ask.wanted
         # Where Ray does not say what runs, others may have more than is counted: nobody is told of more meanwhile.
         most = min(there if short else ask.size.most, ask.size.most if ask.limit is None else ask.limit)
-        if most < ask.wanted:
+        if short or (ask.limit is not None and ask.limit < ask.wanted):
             why = why_not(filled.packing, ask.need) if short else UNTOLD
             waiting.append(_waiting(ask, most, why, refused=False))
         if ask.model and most < ask.size.most:
