@@ -90,7 +90,13 @@ async def test_a_fourth_is_refused_with_the_sum_and_taken_once_the_live_cluster_
 async def test_nothing_is_written_while_somebody_waits_and_nothing_changes(stage: Stage) -> None:
     await three(stage)
     await ask(stage, "d", "0.5")
-    await stage.passes("vision", 3)
+
+    async def all_told() -> bool:
+        conditions = (await stage.get(kinds.MODEL_DEPLOYMENT, "d"))["status"].get("conditions", [])
+        return any("room" in each["message"] and "refuses connections" in each["message"] for each in conditions)
+
+    await stage.until("vision", all_told, "the lack of room and the registry's silence are told")
+    await stage.passes("vision", 1)
     versions = [
         (await stage.get(kind, name))["metadata"]["resourceVersion"]
         for kind, name in ((kinds.MODEL_FLEET, "vision"), (kinds.MODEL_DEPLOYMENT, "d"), (kinds.RAY_SERVICE, "vision"))
