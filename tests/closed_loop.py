@@ -50,8 +50,10 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def closed_loop(url: str, path: str, body: Any, *, clients: int = 16) -> AsyncIterator[Load]:
-    """Run `clients` until the block ends."""
+async def closed_loop(
+    url: str, path: str, body: Any, *, clients: int = 16, pause_s: float = 0.0
+) -> AsyncIterator[Load]:
+    """Run `clients` until the block ends; each waits for `pause_s` after an answer other than 200."""
     load = Load()
     stop = asyncio.Event()
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -69,6 +71,8 @@ async def closed_loop(url: str, path: str, body: Any, *, clients: int = 16) -> A
                 detail = "" if response.status_code == 200 else response.text[:300]
                 retry_after = response.headers.get("retry-after")
                 load.answers.append(Answer(sent, time.monotonic(), response.status_code, version, detail, retry_after))
+                if response.status_code != 200:
+                    await asyncio.sleep(pause_s)
 
         tasks = [asyncio.ensure_future(run()) for _ in range(clients)]
         try:

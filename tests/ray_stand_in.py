@@ -22,6 +22,7 @@ from rayfleet_operator.kube import config, kinds
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import AlreadyExists
 from rayfleet_operator.kube.watching import Listed
+from rayfleet_operator.plan import size
 from rayfleet_operator.render import objects
 from rayfleet_operator.render.names import DASHBOARD_PORT, SERVE_PORT
 from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficReport, TrafficTable
@@ -149,7 +150,7 @@ class RayStandIn:
                 models={name: route.digest() for name, route in table.models.items()},
                 versions={row.app: RouterVersionState(ready=row.app in apps, ongoing=0, queued=0) for row in rows},
             )
-            for number in range(int(deployment["num_replicas"]))
+            for number in range(size.given(apps[ROUTER_APP]).least)
         ]
         return web.json_response(text=TrafficReport(routers=routers).model_dump_json())
 
@@ -167,8 +168,8 @@ def _details(app: Json) -> Json:
         each["name"]: {
             "status": "HEALTHY",
             "message": "",
-            "target_num_replicas": each["num_replicas"],
-            "replicas": [{"state": "RUNNING"}] * int(each["num_replicas"]),
+            "target_num_replicas": size.given(app).least,
+            "replicas": [{"state": "RUNNING"}] * size.given(app).least,
         }
         for each in app["deployments"]
     }

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from rayfleet_operator.api import quantity
-from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.api.fleet import of_several
 from rayfleet_operator.api.forms import CREDENTIALS
 from rayfleet_operator.api.patterns import ADDRESS
 from rayfleet_operator.api.problems import described
@@ -285,7 +285,7 @@ def _fleet_defaults(text: str) -> Mapping[str, Any]:
     if missing:
         raise ValueError(f"the file must also name {' and '.join(missing)}")
     try:
-        ModelFleetSpec.model_validate(defaults)
+        of_several(defaults)
     except ValidationError as error:
         raise ValueError(f"the file holds what no ModelFleet may:\n{described(error)}") from error
     return defaults

@@ -20,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MODEL_IMPORT_PATH = "rayfleet_serving.model.app:build"
 ROUTER_IMPORT_PATH = "rayfleet_serving.router.app:build"
+POLICY_IMPORT_PATH = "rayfleet_serving.autoscaling.policy:Policy"
+"""What Serve asks how many replicas a model's application should have. It is part of what restarts replicas."""
+ROUTER_POLICY_IMPORT_PATH = "rayfleet_serving.autoscaling.router_policy:RouterPolicy"
+"""The same of the router's application."""
 MIDDLEWARE_IMPORT_PATH = "rayfleet_serving.router.shortcut:middlewares"
 """For Serve's variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
 MODEL_DEPLOYMENT = "model"
@@ -98,10 +102,45 @@ class Batching(Contract):
     """Longest time an idle device may wait for a fuller batch, where waiting is expected to pay. Seconds."""
 
 
+STUCK_AFTER_S = 65.0
+"""Of the default `requestTimeout`; see `stuck_after`."""
+
+
+STUCK_AFTER_LEAST_S = 60.0
+"""A first call of a new shape may compile. A replica that ends while it does would compile anew in the next one."""
+
+
+def stuck_after(request_timeout_s: float) -> float:
+    """Seconds after which a call of the model is taken for one that never ends. Whoever waited for it has been answered
+    504 in half that time, and a model that only now and then takes too long is left alone."""
+    return max(STUCK_AFTER_LEAST_S, 2 * request_timeout_s + 5)
+
+
+class Autoscaling(Contract):
+    """What the number of a version's replicas follows; the bounds and the delays are Serve's own."""
+
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 50.0
+    """Requests of each replica that wait or are under way."""
+    percentile: Annotated[int, Field(ge=50, le=99)] = 99
+    """Percent of the requests that must be answered within `latency_s`."""
+    latency_s: Annotated[float | None, Field(gt=0)] = None
+    """Longest time at this percentile, in seconds. None: latency asks for nothing."""
+    upscale_step: Annotated[int | None, Field(ge=1)] = None
+    """Most replicas started at a time. None: as many as are needed."""
+    downscale_step: Annotated[int | None, Field(ge=1)] = None
+    """Most replicas stopped at a time. None: all that are too many."""
+
+
 class ModelUserConfig(Contract):
     """`user_config` of one model app."""
 
     batching: Batching = Batching()
+    # Left out where it is the default: a replica of an older image refuses a field that it does not know.
+    stuck_after_s: Annotated[float, Field(gt=0, exclude_if=lambda seconds: seconds == STUCK_AFTER_S)] = STUCK_AFTER_S
+    """A replica whose model has computed for so long without an end is replaced. Seconds."""
+    # Left out where there is none: a replica of an older image knows no such field.
+    autoscaling: Annotated[Autoscaling | None, Field(exclude_if=lambda scaling: scaling is None)] = None
+    """None: the number of replicas is fixed."""
 
 
 class ImageInput(Contract):
@@ -168,6 +207,8 @@ class VersionRoute(Contract):
     mirror: Annotated[int, Field(ge=0, le=100, exclude_if=lambda share: not share)] = 0
     """Percent of the requests that other versions answer of which it gets a copy; what it answers is compared and
     thrown away."""
+    sleeps: Annotated[bool, Field(exclude_if=lambda sleeps: not sleeps)] = False
+    """It may have no replica while nobody asks: requests then wait, and wake it."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     transform: Transform = Transform()
     """Each version has its own: the one before keeps the labels that it was trained with."""
@@ -210,6 +251,14 @@ class Sticky(Contract):
     """Name of a cookie."""
 
 
+class Target(Contract):
+    """How long a model's requests may take."""
+
+    percentile: Annotated[int, Field(ge=1, le=99)] = 99
+    """Percent of the requests that must be answered in time."""
+    seconds: Annotated[float, Field(gt=0)]
+
+
 class ModelRoute(Contract):
     """One model as the router sees it. Weights sum to 100; a model that waits for its first version has none."""
 
@@ -220,6 +269,12 @@ class ModelRoute(Contract):
     sticky: Annotated[Sticky | None, Field(exclude_if=lambda sticky: sticky is None)] = None
     predictions: Annotated[bool, Field(exclude_if=lambda count: not count)] = False
     """Whether predictions are counted in the window, too."""
+    look_back_s: Annotated[float | None, Field(gt=0, exclude_if=lambda period: period is None)] = None
+    """How long the time is, in seconds, whose load routers tell the replicas; None where their number is fixed."""
+    priority: Annotated[int, Field(ge=-1000, le=1000, exclude_if=lambda priority: not priority)] = 0
+    """While a model is pressed, those of a lower one on the same GPU or machine yield to it."""
+    target: Annotated[Target | None, Field(exclude_if=lambda target: target is None)] = None
+    """A model is pressed when it does not keep to this. None: when its requests wait for half of their time."""
 
     @property
     def window(self) -> str:
@@ -245,7 +300,8 @@ class TrafficTable(Contract):
 
     models: dict[str, ModelRoute] = {}
     routers: Annotated[int, Field(ge=1)] = 2
-    """Router replicas that share each model's ongoing-request budget."""
+    """Router replicas that share each model's ongoing-request budget, at the least; how many there are, routers see for
+    themselves."""
 
     def digest(self) -> str:
         """Tells two tables apart."""
@@ -324,16 +380,39 @@ NAMELESS = "?"
 counted all the same: a version that answers so where another one gives classes is not like it."""
 
 
+class VersionTrouble(Contract):
+    """What ails the replicas of a version, for people."""
+
+    reason: str
+    """One CamelCase word: "OutOfMemory", "Stuck" or "ReplicasDie"."""
+    message: str
+
+
+class Wanted(Contract):
+    """How many replicas a version needs by its load, as they say themselves."""
+
+    replicas: Annotated[int, Field(ge=0)]
+    """Before bounds, steps and delays."""
+    reason: str
+    """For people, like "p99 312 ms > 200 ms"."""
+
+
 class RouterVersionState(Contract):
     """What one router replica knows about one live version."""
 
     ready: bool
-    """It sees running replicas and has the model's metadata."""
+    """It has the model's metadata, and sees running replicas or may wake one."""
     ongoing: int
     """Requests handed to the model and not yet answered."""
     queued: int
     count: WindowCount | None = None
     """Of the window that it counts in; None where it counts in none."""
+    # Left out where there is none: an operator of an older release knows no such field.
+    troubles: Annotated[list[VersionTrouble], Field(exclude_if=lambda troubles: not troubles)] = []
+    """What its replicas say of themselves, those included that ended a few minutes ago: the newest first, and of each
+    reason one."""
+    wanted: Annotated[Wanted | None, Field(exclude_if=lambda wanted: wanted is None)] = None
+    """What the replicas told it last; None where their number is fixed, or none has told for some seconds."""
 
 
 class RouterState(Contract):

@@ -50,6 +50,7 @@ class VersionMetrics:
         self.batch_wait = metrics.batch_wait.labels(*labels)
         self.compute = metrics.compute.labels(*labels)
         self.in_flight = metrics.in_flight.labels(*labels)
+        self.admitted = metrics.admitted.labels(*labels)
 
     def answered(self, protocol: str, status: int) -> None:
         """Count one answer."""
@@ -61,6 +62,22 @@ class VersionMetrics:
     def failed(self, cause: str) -> None:
         """Count one error by its cause."""
         self._errors.labels(*self._labels, cause).inc()
+
+    def yielded(self, protocol: str) -> None:
+        """Count one request that was not let in. No version has had it, so it counts for the model alone."""
+        model, _, replica = self._labels
+        self._requests.labels(model, "", replica, protocol, "429").inc()
+        self._errors.labels(model, "", replica, "yielded").inc()
+
+    def replicas(self, running: int, wanted: int | None) -> None:
+        """Replicas that this router reaches, and those that there must be by the load; None where nobody says."""
+        family = self._families.replicas
+        family.labels(*self._labels, "running").set(running)
+        if wanted is not None:
+            family.labels(*self._labels, "wanted").set(wanted)
+        else:
+            with contextlib.suppress(KeyError):
+                family.remove(*self._labels, "wanted")
 
     @cached_property
     def mirror(self) -> MirrorMetrics:
@@ -119,6 +136,27 @@ class RouterMetrics:
         self.in_flight = Gauge(
             "rayfleet_requests_in_flight", "Requests being worked on.", labels, registry=self.registry
         )
+        self.replicas = Gauge(
+            "rayfleet_replicas",
+            "Replicas: running, those that the router reaches; wanted, those that the load needs, before bounds.",
+            (*labels, "state"),
+            registry=self.registry,
+        )
+        self.admitted = Gauge(
+            "rayfleet_admitted_ratio",
+            "Of the requests that were answered before, the share that is let in: below 1, it yields to another model.",
+            labels,
+            registry=self.registry,
+        )
+        self.busy = Gauge(
+            "rayfleet_router_busy_ratio",
+            "Share of the time for which the router's event loop works.",
+            ("replica",),
+            registry=self.registry,
+        ).labels(replica)
+        self.routers = Gauge(
+            "rayfleet_routers", "Routers that this one sees, itself among them.", ("replica",), registry=self.registry
+        ).labels(replica)
         self.mirror_requests = Counter(
             "rayfleet_mirror_requests",
             "Copies of requests that other versions answered, by what became of them.",
@@ -151,9 +189,12 @@ class RouterMetrics:
     def forget(self, model: str, version: str) -> None:
         """Drop a version's latency series once it is no longer served; its counters stay."""
         latencies = (self.total, self.queue, self.batch_wait, self.compute, self.mirror_duration)
-        for family in (*latencies, self.in_flight):
+        for family in (*latencies, self.in_flight, self.admitted):
             with contextlib.suppress(KeyError):
                 family.remove(model, version, self.replica)
+        for state in ("running", "wanted"):
+            with contextlib.suppress(KeyError):
+                self.replicas.remove(model, version, self.replica, state)
 
     def exposition(self) -> str:
         """Prometheus text of this replica."""
@@ -179,11 +220,77 @@ class ModelMetrics:
         self.queued = Gauge(
             "rayfleet_replica_queued_rows", "Rows that wait for the device.", labels, registry=self.registry
         ).labels(model, version, replica)
+        self.loaded = Gauge(
+            "rayfleet_replica_load_seconds",
+            "Fetching the model, loading it and running each batch size once.",
+            labels,
+            registry=self.registry,
+        ).labels(model, version, replica)
+        self._labels = (model, version, replica)
+        self._counted = {"busy": 0.0, "memory": 0.0}
+        self._busy = Counter(
+            "rayfleet_compute_busy_seconds",
+            "Time that the model has computed: its rate is the share of the time that it keeps its device busy.",
+            labels,
+            registry=self.registry,
+        ).labels(*self._labels)
+        self._out_of_memory = Counter(
+            "rayfleet_out_of_memory_batches",
+            "Batches that ran out of memory; each was halved and tried again, down to single requests.",
+            labels,
+            registry=self.registry,
+        ).labels(*self._labels)
+        self._memory = {
+            name: Gauge(name, text, labels, registry=self.registry)
+            for name, text in (
+                ("rayfleet_memory_used_bytes", "Memory of the replica's process, without pages of files."),
+                ("rayfleet_memory_cap_bytes", "The model's resources.memory."),
+                ("rayfleet_gpu_memory_used_bytes", "GPU memory of the replica; without a GPU, what stands in for it."),
+                ("rayfleet_gpu_memory_cap_bytes", "The model's resources.gpuMemory."),
+            )
+        }
+
+        self._scaling = {
+            name: Gauge(f"rayfleet_scaling_{name}", text, labels, registry=self.registry)
+            for name, text in (
+                ("ongoing_requests", "Mean number of requests, over all routers and the look-back period."),
+                ("latency_seconds", "What latency is held against its target, over the look-back period."),
+                ("busy_ratio", "Share of the time for which the replica computes."),
+            )
+        }
 
     def batch(self, rows: int, seconds: float) -> None:
         """Record one batch."""
         self._rows.observe(rows)
         self._seconds.observe(seconds)
+
+    def calls(self, busy_s: float, out_of_memory: int) -> None:
+        """What the model's calls add up to since the replica began: seconds, and those that ran out of memory."""
+        for name, counter, total in (("busy", self._busy, busy_s), ("memory", self._out_of_memory, out_of_memory)):
+            counter.inc(max(0.0, total - self._counted[name]))
+            self._counted[name] = total
+
+    def memory(self, used: int | None, cap: int | None) -> None:
+        """Bytes; None for what is not known, or not there."""
+        self._gauges("rayfleet_memory", used, cap)
+
+    def gpu_memory(self, used: int | None, cap: int | None) -> None:
+        """The same of the GPU."""
+        self._gauges("rayfleet_gpu_memory", used, cap)
+
+    def _gauges(self, name: str, used: int | None, cap: int | None) -> None:
+        for what, value in (("used", used), ("cap", cap)):
+            if value is not None:
+                self._memory[f"{name}_{what}_bytes"].labels(*self._labels).set(value)
+
+    def scaling(self, ongoing: float | None, latency_s: float | None, busy: float | None) -> None:
+        """What the number of replicas follows; None of what is not known."""
+        for gauge, value in zip(self._scaling.values(), (ongoing, latency_s, busy), strict=True):
+            if value is not None:
+                gauge.labels(*self._labels).set(value)
+            else:
+                with contextlib.suppress(KeyError):
+                    gauge.remove(*self._labels)
 
     def exposition(self) -> str:
         """Prometheus text of this replica."""

@@ -15,6 +15,10 @@ class _LeaveOut:
 LEAVE_OUT = _LeaveOut()
 """A value that removes the field."""
 
+KINDS = ("L4", "A100-80GB", "a", "1", "H200_x.2", "a" * 63)
+NO_KINDS = ("", "a b", "-a", "a-", "a/b", "ä", "a" * 64, "a\n", 4, True)
+"""Of GPUs: what one may be called, and what not."""
+
 SMALLEST: dict[str, dict[str, Any]] = {
     "ModelDeployment": {"spec": {"model": {"uri": "models:/resnet@champion"}}},
     "ModelFleet": {"spec": {}},

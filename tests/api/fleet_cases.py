@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from . import case as cases
-from .case import LEAVE_OUT, Case
+from .case import KINDS, LEAVE_OUT, NO_KINDS, Case
 
 case = partial(cases.case, kind="ModelFleet")
 good = partial(cases.good, kind="ModelFleet")
@@ -87,6 +87,13 @@ PODS = [
     *bad(VERSION, "2.60.0", "2." + "6" * 16),
     *good("spec.imagePullPolicy", "Always", "IfNotPresent", "Never"),
     *bad("spec.imagePullPolicy", "always", "", "Sometimes", 1),
+    *good("spec.gpuSharing", "TimeSlicing", "MPS"),
+    *good("spec.gpuSharing", "MPS", spec__workerGroups=[group(), group(name="b", gpu=1)]),
+    *good("spec.gpuSharing", "MPS", spec__workerGroups=[group(template={"spec": {}})]),
+    *good("spec.gpuSharing", "MPS", spec__workerGroups=[]),
+    *good("spec.gpuSharing", "TimeSlicing", spec__workerGroups=[group()]),
+    *bad("spec.gpuSharing", "MPS", spec__workerGroups=[group(), group(name="b")]),
+    *bad("spec.gpuSharing", "mps", "MIG", "", 1, True),
     *good("spec.imagePullSecrets", [], ["a"], [f"a{number}" for number in range(8)], ["a" * 253]),
     *bad("spec.imagePullSecrets", [f"a{number}" for number in range(9)], "a", {"name": "a"}),
     *[case("spec.imagePullSecrets", ["b", value], bad="spec.imagePullSecrets[1]")
@@ -159,6 +166,10 @@ ROUTERS = [
     *good("spec.routers", {}),
     *good("spec.routers.replicas", 2, 100),
     *bad("spec.routers.replicas", 0, 1, 101, "2", 2.5, True),
+    *good("spec.routers.maxReplicas", 2, 100, None),
+    *good("spec.routers", {"replicas": 5, "maxReplicas": 5}),
+    *bad("spec.routers.maxReplicas", 1, 101, "4", 2.5, True),
+    case("spec.routers", {"replicas": 5, "maxReplicas": 4}, bad="spec.routers.maxReplicas"),
     *good("spec.routers.cpu", *CPUS),
     *bad("spec.routers.cpu", *NO_CPUS),
     *bad("spec.routers.memory", "1Gi"),
@@ -185,6 +196,106 @@ WORKERS = [
     *groups("memory", *NO_SIZES, at="memory"),
     *groups("gpu", 1, 99),
     *groups("gpu", 0, 100, -1, "1", 0.5, True, at="gpu"),
+    *groups(
+        "gpuResource", "nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "nvidia.com/gpu.shared", "amd.com/gpu", "a/b", gpu=1
+    ),
+    *groups(
+        "gpuResource",
+        "",
+        "gpu",
+        "nvidia.com/",
+        "/gpu",
+        "Nvidia.com/gpu",
+        "a b/c",
+        "a/b/c",
+        "a/-b",
+        "a/b\n",
+        "a/" + "b" * 316,
+        1,
+        gpu=1,
+        at="gpuResource",
+    ),
+    *groups("gpuResource", "nvidia.com/gpu", at="gpuResource"),
+    *groups("gpuMemory", *SIZES, gpu=1),
+    *groups("gpuMemory", *NO_SIZES, gpu=1, at="gpuMemory"),
+    *groups("gpuMemory", "24Gi", at="gpuMemory"),
+    *groups("accelerator", *KINDS, gpu=1),
+    *groups("accelerator", *NO_KINDS, gpu=1, at="accelerator"),
+    *groups("accelerator", "L4", at="accelerator"),
+    *groups("spot", False, None),
+    case(GROUPS, [group(spot=True), group(name="b")]),
+    case(GROUPS, [group(spot=True), group(name="b", spot=False)]),
+    *bad(GROUPS, [group(spot=True)], [group(spot=True), group(name="b", spot=True)]),
+    *groups("spot", "true", 1, at="spot"),
+    *groups("image", "a", "example.com:5000/a/b_c:v1.2-rc", "a@sha256:" + "0" * 64, None),
+    *groups("image", "", "a b", ":a", "a\n", "a" * 513, 1, at="image"),
+    *groups("image", "a", template={"spec": {"containers": [{"name": "ray-worker"}, {"name": "b", "image": "c"}]}}),
+    *groups("image", "a", template={"spec": {"containers": [{"name": "ray-worker", "image": "b"}]}}, at="image"),
+    *groups(
+        "nodeSelector",
+        {},
+        {"a": ""},
+        {"cloud.google.com/gke-accelerator": "nvidia-l4"},
+        {"a": "b" * 63},
+        {f"a{number}": "b" for number in range(32)},
+        None,
+    ),
+    *groups("nodeSelector", {f"a{number}": "b" for number in range(33)}, "a", ["a"], at="nodeSelector"),
+    *[
+        each
+        for value in ("a b", "-a", "a" * 64, "a\n", 1, True, ["a"], {"a": "b"})
+        for each in groups("nodeSelector", {"key": value}, at="nodeSelector.key")
+    ],
+    *groups("nodeSelector", {}, template={"spec": {"nodeSelector": {"a": "b"}}}),
+    *groups("nodeSelector", {"a": "b"}, template={"spec": {"tolerations": []}}),
+    *groups("nodeSelector", {"a": "b"}, template={"spec": {"nodeSelector": {}}}, at="nodeSelector"),
+    *groups(
+        "tolerations",
+        [],
+        [{"operator": "Exists"}],
+        [{"key": "a"}],
+        [{"key": "a.b/c", "operator": "Exists"}],
+        [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}],
+        [{"key": "a", "value": ""}],
+        [{"key": "a", "effect": "NoExecute", "tolerationSeconds": each} for each in (0, 604_800)],
+        [{"key": "a", "effect": "PreferNoSchedule"}] * 32,
+        None,
+    ),
+    *groups("tolerations", [{"key": "a"}] * 33, {"key": "a"}, "a", at="tolerations"),
+    *groups("tolerations", ["a"], [None], at="tolerations[0]"),
+    *[
+        each
+        for at, value in (
+            ("key", {}),
+            ("key", {"effect": "NoSchedule"}),
+            ("key", {"operator": "Equal"}),
+            ("key", {"key": ""}),
+            ("key", {"key": "a b"}),
+            ("key", {"key": "a/"}),
+            ("key", {"key": "a\n"}),
+            ("key", {"key": 1}),
+            ("key", {"key": "a" * 318}),
+            ("operator", {"key": "a", "operator": "In"}),
+            ("operator", {"key": "a", "operator": 1}),
+            ("value", {"operator": "Exists", "value": "a"}),
+            ("value", {"key": "a", "value": "a b"}),
+            ("value", {"key": "a", "value": 1}),
+            ("value", {"key": "a", "value": "a" * 64}),
+            ("effect", {"key": "a", "effect": "Never"}),
+            ("effect", {"key": "a", "effect": 1}),
+            ("tolerationSeconds", {"key": "a", "tolerationSeconds": 1}),
+            ("tolerationSeconds", {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}),
+            *(
+                ("tolerationSeconds", {"key": "a", "effect": "NoExecute", "tolerationSeconds": each})
+                for each in (-1, 604_801, "1", 1.5)
+            ),
+            ("seconds", {"key": "a", "seconds": 1}),
+        )
+        for each in groups("tolerations", [value], at=f"tolerations[0].{at}")
+    ],
+    *groups("tolerations", [], template={"spec": {"tolerations": [{"key": "a"}]}}),
+    *groups("tolerations", [{"key": "a"}], template={"spec": {"nodeSelector": {"a": "b"}}}),
+    *groups("tolerations", [{"key": "a"}], template={"spec": {"tolerations": []}}, at="tolerations"),
     *groups("maxReplicas", None, minReplicas=3),
     *groups("replicas", 1, at="replicas"),
     *bad("spec.workers", []),
@@ -243,6 +354,12 @@ TEMPLATES = [
     *templates({"spec": {"initContainers": [{"name": f"a{number}"} for number in range(17)]}}, ".spec.initContainers"),
     *[each for value in ("a", 1, []) for each in [
         case(f"{HEAD}.template", value, bad=True), *groups("template", value, at="template")]],
+    *templates({"spec": {"nodeSelector": None, "tolerations": None}}),
+    *[each for value in ("a", 1, ["a"]) for each in templates({"spec": {"nodeSelector": value}}, ".spec.nodeSelector")],
+    *[each for value in ("a", 1, {"a": "b"}, [{"key": "a"}] * 65)
+      for each in templates({"spec": {"tolerations": value}}, ".spec.tolerations")],
+    *[each for value in ("a", None, ["a"]) for each in templates({"spec": {"tolerations": [value]}},
+                                                                 ".spec.tolerations[0]")],
     *templates({"spec": {"volumes": [{"emptyDir": {}}]}}, ".spec.volumes[0].name"),
     *templates({"spec": {"volumes": [{"name": "a"}, {"name": "a"}]}}, ".spec.volumes[1]"),
     *templates({"spec": {"volumes": [{"name": f"a{number}"} for number in range(65)]}}, ".spec.volumes"),

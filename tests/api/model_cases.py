@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .case import LEAVE_OUT, bad, case, good
+from .case import KINDS, LEAVE_OUT, NO_KINDS, bad, case, good
 
 HEX = "0123456789abcdef0123456789abcdef"
 
@@ -23,6 +23,10 @@ CANARY, BLUE = {"spec__rollout__strategy": "Canary"}, {"spec__rollout__strategy"
 TRAFFIC = "spec.traffic"
 B = {"name": "b", "uri": "models:/m/3"}
 QUERIES, QUERY = f"{ANALYSIS}.queries", {"name": "a", "query": "up", "max": 1}
+SCALING = "spec.autoscaling"
+SCHEDULES, TARGET = f"{SCALING}.schedules", f"{SCALING}.latency.target"
+MOST = {"spec__autoscaling__maxReplicas": 9}
+MORNING = {"name": "mornings", "start": "30 8 * * MON-FRI", "duration": "2h", "minReplicas": 4}
 RATE = {**BLUE, "spec__rollout__analysis__errorRate": {"max": "1%"}}
 
 MODELS = [
@@ -32,6 +36,8 @@ MODELS = [
     *bad("spec.fleet", "a" * 41, "", "Vision", "3d", "a.b", 3),
     *good("spec.replicas", 1, 1000, None),
     *bad("spec.replicas", 0, 1001, -1, "2", True, 1.5),
+    *good("spec.priority", -1000, 0, 1000, None),
+    *bad("spec.priority", -1001, 1001, "1", True, 0.5, "high"),
     # model
     *good(URI, "models:/m/3", "models:/m@champion", "models:/ResNet 50/Production", "models:/m/Staging",
           "models:/m/Archived", "models:/m/latest", f"models:/m-{HEX}", f"runs:/{HEX}/model", f"runs:/{HEX}/a/b",
@@ -92,6 +98,9 @@ MODELS = [
     *bad(MEMORY, "4", 4, "999999", 999_999, "0Gi", "4GB", "4gi", "4 Gi", "10Ti", "1e9", "-4Gi", "", 1.5),
     *good(GPU, "0.33", "1", "2", "99", "250m", 1, 4, "0.50"),
     *bad(GPU, "0", 0, "1.5", "1500m", "0.0", "100", 100, 0.33, "half", "-1", "0.00001"),
+    *good("spec.resources.accelerator", *KINDS, spec__resources__gpu="0.33"),
+    *bad("spec.resources.accelerator", *NO_KINDS, spec__resources__gpu="0.33"),
+    *bad("spec.resources.accelerator", "L4"),
     *good(GPU_MEMORY, "6Gi", 1 << 30, spec__resources__gpu="0.33"),
     *bad(GPU_MEMORY, "6", spec__resources__gpu="0.33"),
     *bad(GPU_MEMORY, "6Gi"),
@@ -291,8 +300,77 @@ MODELS = [
     *good(TRAFFIC, {"versions": [{**B, "mirror": 5}]}, **BLUE),
     case(TRAFFIC, {"versions": [{**B, "weight": 5}]}, bad=TRAFFIC, **BLUE),
     case(TRAFFIC, {"versions": [{**B, "weight": 5}]}, bad=TRAFFIC, spec__rollout__steps=STEPS, **CANARY),
+    # autoscaling
+    *good(SCALING, {"maxReplicas": 1}, {"minReplicas": 0, "maxReplicas": 1000}, {"minReplicas": 8, "maxReplicas": 8},
+          {"minReplicas": 0, "maxReplicas": 3, "scaleToZeroDelay": "0s"},
+          {"minReplicas": 1, "maxReplicas": 8, "targetOngoingRequests": 50, "latency": {"target": "200ms"},
+           "lookBackPeriod": "30s", "upscaleDelay": "30s", "downscaleDelay": "300s", "upscaleStep": 2,
+           "downscaleStep": 1, "schedules": [MORNING]}, None),
+    *bad(SCALING, 1, "a", []),
+    *[case(SCALING, value, bad=f"{SCALING}.{field}") for field, value in (
+        ("maxReplicas", {}), ("maxReplicas", {"minReplicas": 1}), ("maxReplicas", {"maxReplicas": 0}),
+        ("maxReplicas", {"maxReplicas": 1001}), ("maxReplicas", {"maxReplicas": "3"}),
+        ("maxReplicas", {"minReplicas": 4, "maxReplicas": 3}), ("minReplicas", {"minReplicas": -1, "maxReplicas": 3}),
+        ("minReplicas", {"minReplicas": 1001, "maxReplicas": 3}),
+        ("minReplicas", {"minReplicas": "1", "maxReplicas": 3}),
+        ("scaleToZeroDelay", {"maxReplicas": 3, "scaleToZeroDelay": "1m"}),
+        ("metrics", {"maxReplicas": 3, "metrics": []}),
+    )],
+    *[case(f"{SCALING}.{field}", value, bad=bad, spec__autoscaling__minReplicas=9, **MOST) for field, value, bad in (
+        ("latency", {"target": "1s"}, False), ("upscaleStep", 1, True), ("downscaleStep", 1, True),
+        ("upscaleDelay", "1s", True), ("downscaleDelay", "1s", True), ("upscaleDelay", "30s", False),
+        ("downscaleDelay", "300s", False), ("lookBackPeriod", "1m", False), ("targetOngoingRequests", 9, False),
+    )],
+    *good("spec.replicas", 1, None, **MOST),
+    *bad("spec.replicas", 2, 1000, **MOST),
+    *good(f"{SCALING}.targetOngoingRequests", 1, 100_000, **MOST),
+    *bad(f"{SCALING}.targetOngoingRequests", 0, 100_001, "50", 1.5, **MOST),
+    *[each for field in ("upscaleStep", "downscaleStep") for each in good(f"{SCALING}.{field}", 1, 1000, None, **MOST)],
+    *[each for field in ("upscaleStep", "downscaleStep")
+      for each in bad(f"{SCALING}.{field}", 0, 1001, "1", 1.5, **MOST)],
+    *good(f"{SCALING}.lookBackPeriod", "1s", "10m", **MOST),
+    *bad(f"{SCALING}.lookBackPeriod", "999ms", "601s", 30, "1d", "0" * 16 + "1s", **MOST),
+    *good(f"{SCALING}.upscaleDelay", "0s", "1h", **MOST),
+    *bad(f"{SCALING}.upscaleDelay", "61m", 30, "1d", "0" * 16 + "1s", **MOST),
+    *good(f"{SCALING}.downscaleDelay", "0s", "24h", **MOST),
+    *bad(f"{SCALING}.downscaleDelay", "25h", 30, "1d", "0" * 16 + "1s", **MOST),
+    *good(f"{SCALING}.scaleToZeroDelay", "0s", "24h", spec__autoscaling__minReplicas=0, **MOST),
+    *bad(f"{SCALING}.scaleToZeroDelay", "25h", 30, "1d", "0" * 16 + "1s", spec__autoscaling__minReplicas=0, **MOST),
+    *good(f"{SCALING}.latency", {"target": "1ms"}, {"percentile": 50, "target": "29s"}, None, **MOST),
+    case(f"{SCALING}.latency", {}, bad=TARGET, **MOST),
+    *bad(f"{SCALING}.latency", "200ms", 1, **MOST),
+    *bad(TARGET, "0s", "30s", "61m", 200, "1d", "0" * 16 + "1s", **MOST),
+    *good(TARGET, "59m", spec__limits__requestTimeout="1h", **MOST),
+    *[case(TIMEOUT, value, bad=True, spec__autoscaling__latency__target="1s", **MOST) for value in ("1d", "30", "")],
+    *[case(f"{SCALING}.latency", {"target": "1s", "percentile": value}, bad=f"{SCALING}.latency.percentile", **MOST)
+      for value in (49, 100, "99", 99.5)],
+    *good(SCHEDULES, [], [MORNING, {**MORNING, "name": "a", "timeZone": "Europe/Berlin"}],
+          [{**MORNING, "name": f"a{number}", "minReplicas": 9} for number in range(16)],
+          *([{**MORNING, "start": text}] for text in (
+              "* * * * *", "0 0 1 1 *", "*/5 0-23/2 1,15 jan-DEC 1-5", "59 23 31 12 7", "05 08 29 2 *", "0 9 * * Sun,3",
+              "0,30 8 * * *")),
+          *([{**MORNING, "timeZone": name}] for name in (
+              "UTC", "Etc/GMT+5", "America/Argentina/Buenos_Aires", "America/Port-au-Prince")), **MOST),
+    *good(SCHEDULES, [{**MORNING, "minReplicas": 1}], spec__autoscaling__minReplicas=0, **MOST),
+    *bad(SCHEDULES, 1, MORNING, [{**MORNING, "name": f"a{number}"} for number in range(17)],
+         [{**MORNING, "minReplicas": 10}], [{**MORNING, "minReplicas": 1}], **MOST),
+    case(SCHEDULES, [MORNING, {**MORNING, "duration": "1h"}], bad=f"{SCHEDULES}[1]", **MOST),
+    *[case(SCHEDULES, [value], bad=f"{SCHEDULES}[0]", **MOST) for value in (1, "a", [])],
+    *[case(SCHEDULES, [{**MORNING, field: value}], bad=f"{SCHEDULES}[0].{field}", **MOST) for field, value in (
+        ("name", ""), ("name", "A"), ("name", "a" * 41), ("name", 1), ("start", ""), ("start", "a"), ("start", 8),
+        ("start", "30 8 * *"), ("start", "30 8 * * * *"), ("start", "60 8 * * *"), ("start", "30 24 * * *"),
+        ("start", "30 8 0 * *"), ("start", "30 8 32 * *"), ("start", "30 8 * 13 *"), ("start", "30 8 * * 8"),
+        ("start", "30 8  * * *"), ("start", " 30 8 * * *"), ("start", "30 8 L * *"), ("start", "30 8 * * 5#1"),
+        ("start", "*/0 * * * *"), ("start", "@daily"), ("start", "30 8 * * *\n"), ("start", "0," * 48 + "0 * * * *"),
+        ("timeZone", ""), ("timeZone", "+02:00"), ("timeZone", "Europe/"), ("timeZone", "/Europe"), ("timeZone", 2),
+        ("timeZone", "../etc/passwd"), ("timeZone", "a/b/c/d"), ("timeZone", "a" * 65), ("duration", "59s"),
+        ("duration", "169h"), ("duration", 60), ("duration", "1d"), ("duration", "0" * 16 + "1h"), ("minReplicas", 0),
+        ("minReplicas", 1001), ("minReplicas", "4"), ("minReplicas", 1.5), ("end", "0 9 * * *"),
+    )],
+    *[case(SCHEDULES, [{key: each for key, each in MORNING.items() if key != field}], bad=f"{SCHEDULES}[0].{field}",
+           **MOST) for field in MORNING],
     # what is no field
-    *bad("spec.autoscaling", {"minReplicas": 1}),
+    *bad("spec.scaling", {"maxReplicas": 1}),
     *bad("spec.batching.maxBatchsize", 32),
     *bad("spec.batching.max_batch_size", 32),
 ]  # fmt: skip

@@ -50,7 +50,7 @@ def test_every_bound_and_rule_is_broken_by_a_case(kind: str, cases: list[Case]) 
     expected = set(breakable(schema["properties"]["spec"], "spec"))
     expected |= {("metadata.name", rule["message"]) for rule in schema["x-kubernetes-validations"]}
     # Maps are written .key by schemas and [key] by rules, and their only key here is `key`.
-    places = re.compile(r"\[[^]]+\]|(?<=s)\.key$")
+    places = re.compile(r"\[[^]]+\]|(?<=[rs])\.key$")
     broken = {
         (places.sub("[]", each.path), each.why)
         for case in cases

@@ -57,8 +57,7 @@ def test_every_mistake_at_once_each_with_its_line(tmp_path: Path) -> None:
         " write it without quotes",
         "a.yaml:20: ModelDeployment/resnet spec.transform.input.image.mode: 'rgb' is not known; write 'RGB' or 'L'",
         "a.yaml:22: ModelDeployment/resnet spec.transform.input.image.std[1]: 0 is too small; more than 0.0",
-        "a.yaml:23: ModelDeployment/resnet spec.autoscale: unknown field; the fields here are fleet, model, replicas,"
-        " resources, batching, limits, transform, rollout, traffic",
+        "a.yaml:23: ModelDeployment/resnet spec.autoscale: unknown field; did you mean autoscaling?",
         "a.yaml:26: ModelDeploymnt/other kind: 'ModelDeploymnt' is not known; did you mean ModelDeployment?",
     ]
 

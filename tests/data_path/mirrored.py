@@ -24,7 +24,10 @@ from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
 from rayfleet_serving.router.coalescer import Coalescer
 from rayfleet_serving.router.exchange import Exchange
 from rayfleet_serving.router.http import Front
+from rayfleet_serving.router.load import Load
 from rayfleet_serving.router.mirror import Mirror
+from rayfleet_serving.router.pressure import Pressure
+from rayfleet_serving.router.restraint import Restraint
 from rayfleet_serving.router.traffic import LiveModel, Traffic
 from rayfleet_serving.router.window import Window
 from rayfleet_serving.signature import Field, ModelMetadata, Signature
@@ -72,15 +75,20 @@ class StandInVersion:
     def __init__(self, route: VersionRoute, metrics: VersionMetrics, answer: Answer, signature: Signature) -> None:
         self.route = route
         self.metrics = metrics
-        self.ready = True
+        self.ready = self.awake = True
         self.metadata = ModelMetadata(name="digits", version="", model_id="", flavor="onnx", signature=signature)
         self.coalescer = StandInCoalescer(answer)
         self.copies = StandInCoalescer(answer)
-        self.mirror = Mirror(cast("Coalescer", self.copies), metrics)
+        self.load = Load(30.0)
+        self.mirror = Mirror(cast("Coalescer", self.copies), metrics, self.load)
         self.window: Window | None = None
+        self.pressure = Pressure()
+        self.restraint = Restraint()
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def wake(self) -> None: ...
 
     async def known(self, patience: float) -> ModelMetadata:
         return self.metadata

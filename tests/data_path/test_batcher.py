@@ -331,11 +331,26 @@ async def test_requests_whose_answers_do_not_fit_together_are_each_answered() ->
     assert (answers[1].status, answers[1].code) == (422, "ModelError")
 
 
+async def test_only_batches_that_were_answered_as_a_whole_tell_what_a_model_can_do() -> None:
+    """One that raises at once, or that nobody waits for any more, is quick for another reason."""
+    model = Doubler(lambda inputs: ValueError("no 13") if 13 in inputs["x"] else None)
+    seen: list[tuple[int, bool]] = []
+    batcher = Batcher(
+        Execution(model, max_batch_size=4),
+        max_wait_s=0.0,
+        on_batch=lambda rows, seconds, whole: seen.append((rows, whole)),
+    )
+    await batcher.infer(call(1, 2))
+    await batcher.infer(call(1, 13))
+    await batcher.infer(Call({"x": np.ones((6, 1), np.float32)}, [6], "tensors", {}, [30.0]))
+    assert seen == [(2, True), (2, False), (4, True), (2, True)]
+
+
 async def test_no_call_waits_for_a_batcher_that_failed() -> None:
     model = Doubler()
     faults = [OSError("no room for metrics")]
 
-    def on_batch(rows: int, seconds: float) -> None:
+    def on_batch(rows: int, seconds: float, whole: bool) -> None:
         if faults:
             raise faults.pop()
 

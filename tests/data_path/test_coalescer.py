@@ -253,10 +253,10 @@ async def test_a_request_that_would_be_answered_too_late_makes_way() -> None:
     replicas = Replicas()
     replicas.go.clear()
     coalescer = coalescer_of(replicas, max_batch_size=4)
-    coalescer._calls_s.extend([30.0] * REMEMBERED_CALLS)
     # More large ones than others may pass; what they take counts for nobody else.
     large = [asyncio.ensure_future(ask_large(coalescer)) for _ in range(3)]
     await until(lambda: replicas.in_flight == 3)
+    coalescer._calls_s.extend([30.0] * REMEMBERED_CALLS)
     hasty = asyncio.ensure_future(ask(coalescer, 2.0, timeout=25.0))
     patient = asyncio.ensure_future(ask(coalescer, 3.0, timeout=60.0))
     await until(lambda: coalescer.queued == 2)
@@ -330,3 +330,80 @@ async def test_what_waits_leaves_as_soon_as_more_may(change: str) -> None:
     await until(lambda: replicas.in_flight == 8)
     replicas.go.set()
     assert await asyncio.gather(*answers) == [2.0 * i for i in range(8)]
+
+
+def remember(coalescer: Coalescer, seconds: float) -> None:
+    """As if the newest calls had taken so long."""
+    coalescer._calls_s.extend([seconds] * REMEMBERED_CALLS)
+
+
+async def test_who_cannot_be_answered_in_time_is_told_at_once() -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas, max_batch_size=2)
+    remember(coalescer, 1.0)
+    waiting = await behind_a_call(coalescer, replicas, *map(float, range(9)))
+    # Eight wait in four calls of a second each; one more would be in the fifth.
+    assert coalescer.expected_s() == 5.0
+    with pytest.raises(RequestError, match=r"8 requests wait .* one more would take 5 s, and has 3\.") as refused:
+        await ask(coalescer, 1.0, timeout=3.9)
+    assert (refused.value.status, refused.value.retry_after) == (429, 2.0)
+    last = asyncio.ensure_future(ask(coalescer, 9.0, timeout=6.0))
+    await until(lambda: coalescer.queued == 9)
+    replicas.go.set()
+    assert await asyncio.gather(*waiting, last) == [2.0 * i for i in range(10)]
+
+
+async def test_what_leaves_in_this_very_moment_takes_no_full_call() -> None:
+    """Calls were full and took a second; now the replicas are idle, and a few requests come together."""
+    coalescer = coalescer_of(Replicas(running=4), routers=1)
+    remember(coalescer, 1.0)
+    answers = await asyncio.gather(*(ask(coalescer, float(i), timeout=0.5) for i in range(6)))
+    assert answers == [2.0 * i for i in range(6)]
+
+
+async def test_more_than_can_leave_at_once_is_more_than_can_be_in_time() -> None:
+    """Two calls of two leave; the fifth would be in the next one."""
+    coalescer = coalescer_of(Replicas(running=1), routers=1, max_batch_size=2)
+    remember(coalescer, 1.0)
+    answers = await asyncio.gather(*(ask(coalescer, 1.0, timeout=0.5) for _ in range(6)), return_exceptions=True)
+    assert answers[:4] == [2.0] * 4
+    assert [getattr(answer, "status", None) for answer in answers[4:]] == [429, 429]
+
+
+@pytest.mark.parametrize("state", ["nobody waits", "nothing is known", "more replicas came", "no replica"])
+async def test_nobody_is_refused_on_a_guess(state: str) -> None:
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas, max_batch_size=2)
+    waiting = await behind_a_call(coalescer, replicas, *map(float, range(1 if state == "nobody waits" else 9)))
+    if state != "nothing is known":
+        remember(coalescer, 1.0)
+    replicas.running = {"more replicas came": 40, "no replica": 0}.get(state, 1)
+    late = asyncio.ensure_future(ask(coalescer, 9.0, timeout=1.9))
+    await until(lambda: coalescer.queued + coalescer.ongoing == len(waiting) + 1 or late.done())
+    replicas.running = 1
+    replicas.go.set()
+    assert await late == 18.0
+    await asyncio.gather(*waiting)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+async def test_a_share_of_those_that_wait_is_refused_and_the_others_are_answered(share: float) -> None:
+    """Of all kinds, beside one whose caller has left in this very moment; and what was sent is answered."""
+    replicas = Replicas()
+    coalescer = coalescer_of(replicas, routers=1, max_ongoing_requests=1)
+    replicas.go.clear()
+    sent = asyncio.ensure_future(ask(coalescer, 1.0))
+    await until(lambda: coalescer.ongoing > 0)
+    asking = [asyncio.ensure_future(ask(coalescer, 1.0, width=1 + n % 2)) for n in range(200)]
+    left = asyncio.ensure_future(ask(coalescer, 1.0))
+    await until(lambda: coalescer.queued == 201)
+    left.cancel()
+    coalescer.refuse_waiting(share, lambda: RequestError(429, "Yielded", "Others go first."))
+    replicas.go.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, RequestError)]
+    assert len(refused) == pytest.approx(200 * share, abs=40 if 0 < share < 1 else 0)
+    assert answers.count(2.0) == 200 - len(refused)
+    assert await sent == 2.0
+    assert (coalescer.queued, coalescer.ongoing, coalescer._queued_rows) == (0, 0, 0)
+    assert await ask(coalescer, 1.0) == 2.0, "a kind that nobody waits for any more holds up nobody"

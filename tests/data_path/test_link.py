@@ -80,6 +80,31 @@ def test_a_reply_comes_out_as_it_went_in(array: np.ndarray, cut: int) -> None:
     assert got.outputs["y"].tobytes() == np.ascontiguousarray(array).tobytes()
 
 
+@pytest.mark.parametrize("sizes", [[4], [1, 3]])
+@pytest.mark.parametrize("inputs", [{"x": np.ones((4, 9000))}, {"x": objects([["text"] * 30_000] * 4)}])
+@given(st.integers(20, 120_000), st.integers(100, 50_000))
+def test_a_call_that_is_given_up_says_whose_it_is_and_the_next_one_is_read(
+    inputs: dict[str, np.ndarray], sizes: list[int], here: int, cut: int
+) -> None:
+    data = b"".join(map(bytes, frame.call(7, Call(inputs, sizes, "tensor", {}, [1.0] * len(sizes)))))
+    data += b"".join(map(bytes, frame.cancel(8)))
+    assert here < len(data) - 100
+    read: list[list[Any]] = []
+    reader = Reader(lambda header, body: read.append(header), limit=frame.MAX_FRAME)
+    reader.feed(data[:here])
+    assert reader.drop() == [frame.Type.CALL, 7, sizes]
+    for begin in range(here, len(data), cut):
+        reader.feed(data[begin : begin + cut])
+    assert read == [[frame.Type.CANCEL, 8]]
+
+
+def test_nothing_is_given_up_before_it_has_begun() -> None:
+    reader = Reader(lambda header, body: None, limit=frame.MAX_FRAME)
+    reader.feed(b"\0" * 7)
+    with pytest.raises(frame.FrameError):
+        reader.drop()
+
+
 async def double(call: Call) -> Reply:
     return Reply({"y": call.inputs["x"] * 2}, call.sizes, "array", {}, Timing(0, 0, 0))
 

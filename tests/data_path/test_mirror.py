@@ -252,7 +252,7 @@ async def test_a_copy_has_the_deadline_of_its_request() -> None:
 )
 async def test_who_is_to_get_no_copy_gets_none(state: dict[str, Any]) -> None:
     scene = Scene(route=mirroring(state.get("mirror", 100), leaving=state.get("leaving", False)))
-    scene.shadow.ready = state.get("ready", True)
+    scene.shadow.awake = state.get("ready", True)
     if "metadata" in state:
         scene.shadow.metadata = None  # type: ignore[assignment]
     assert await scene.ask() == [3.0]
@@ -301,3 +301,20 @@ async def test_a_version_that_is_forgotten_keeps_its_counters_alone() -> None:
     scene.metrics.forget("digits", "2")
     assert scene.sample("rows_total") == 1
     assert not [key for key in scene.samples if "duration" in key[0]]
+
+
+async def test_a_copy_is_a_load_for_as_long_as_it_takes() -> None:
+    scene = Scene()
+    scene.shadow.copies.go.clear()
+    await scene.ask()
+    async with asyncio.timeout(20):
+        while not scene.shadow.copies.requests:
+            await asyncio.sleep(0)
+    before = scene.shadow.load._ongoing
+    scene.shadow.copies.go.set()
+    await scene.ended(compared=1)
+    assert (before, scene.shadow.load._ongoing) == (1, 0)
+    told = scene.shadow.load.seen(1)
+    assert told is not None
+    assert told.ongoing > 0
+    assert told.latency == {}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from rayfleet_serving.config import VERSION_HEADER, ModelRoute, RolloutMark, Sticky, VersionRoute
+from rayfleet_serving.config import VERSION_HEADER, ModelRoute, RolloutMark, Sticky, VersionRoute, Wanted
+from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.protocol.message import RequestError
-from rayfleet_serving.router.traffic import LiveModel
+from rayfleet_serving.router.traffic import LiveModel, Traffic
 
 
 def a_model(*versions: tuple[str, str, int, bool, bool]) -> LiveModel:
@@ -162,3 +163,39 @@ def test_whoever_has_the_candidate_beside_a_named_version_keeps_it() -> None:
         now = callers(named(*versions, rollout=mark))["digits-b"]
         assert before < now
         before = now
+
+
+def measured(metrics: RouterMetrics, *apps: tuple[int, int | None, float]) -> dict[str, float]:
+    """Gauges by name and state, where a version's applications are as (running, wanted, share let in)."""
+    traffic = Traffic("r", metrics)
+    row = VersionRoute(app="digits-a", version="3", model_id="m", weight=100)
+    for number, (running, wanted, ratio) in enumerate(apps):
+        live: Any = SimpleNamespace(
+            model="digits",
+            route=row,
+            metrics=metrics.of("digits", "3"),
+            running=running,
+            wanted=Wanted(replicas=wanted, reason="why") if wanted is not None else None,
+            restraint=SimpleNamespace(ratio=ratio),
+        )
+        traffic._versions[f"digits-{number}"] = live
+    traffic.measure()
+    gauges = ("rayfleet_replicas", "rayfleet_admitted_ratio")
+    samples = [each for family in metrics.registry.collect() if family.name in gauges for each in family.samples]
+    return {each.labels.get("state", "admitted"): each.value for each in samples}
+
+
+@pytest.mark.parametrize("late", [None, 2])
+def test_gauges_are_of_all_applications_of_a_version(late: int | None) -> None:
+    """After an edit of its spec there are two for a while, and the new one is the last to be told what is needed."""
+    seen = measured(RouterMetrics("r"), (3, 4, 0.5), (1, late, 1.0))
+    assert seen == {"running": 4.0, "wanted": 4.0 + (late or 0), "admitted": 0.5}
+
+
+def test_gauges_say_nothing_that_nobody_says_and_nothing_of_what_is_gone() -> None:
+    metrics = RouterMetrics("r")
+    assert measured(metrics, (3, 4, 1.0)) == {"running": 3.0, "wanted": 4.0, "admitted": 1.0}
+    assert measured(metrics, (2, None, 1.0)) == {"running": 2.0, "admitted": 1.0}
+    measured(metrics, (3, 4, 1.0))
+    metrics.forget("digits", "3")
+    assert measured(metrics) == {}

@@ -83,8 +83,8 @@ def kubectl(control_plane: ControlPlane) -> Shell:
 def test_get_shows_whether_it_answers_and_what_is_under_way(kubectl: Shell) -> None:
     assert kubectl.table("md") == [
         ["NAME", "READY", "PROGRESS", "MODEL", "VERSION", "REPLICAS"],
-        ["bert", "", "", "models:/bert/3", "", "1"],
-        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "2"],
+        ["bert", "", "", "models:/bert/3", "", ""],
+        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "3"],
     ]
     assert kubectl.table("mf") == [
         ["NAME", "READY", "PROGRESS", "MODELS"],
@@ -95,7 +95,7 @@ def test_get_shows_whether_it_answers_and_what_is_under_way(kubectl: Shell) -> N
 def test_wide_output_adds_reasons_fleet_and_addresses(kubectl: Shell) -> None:
     assert kubectl.table("md", "resnet", "-o", "wide") == [
         ["NAME", "READY", "PROGRESS", "MODEL", "VERSION", "REPLICAS", "REASON", "DEGRADED", "FLEET", "URL"],
-        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "2", "Serving", "AsExpected", "vision",
+        ["resnet", "True", "ShiftingTraffic", "models:/ResNet50@champion", "8", "3", "Serving", "AsExpected", "vision",
          "http://vision.crds-kubectl.svc:8000/resnet"],
     ]  # fmt: skip
     assert kubectl.table("mf", "-o", "wide") == [
@@ -142,6 +142,8 @@ def test_explain_tells_what_a_field_is_for(kubectl: Shell, path: str, told: str)
 
 
 def test_scale_changes_the_replicas_of_a_model(kubectl: Shell) -> None:
+    said = kubectl("get", "md", "bert", "--subresource=scale", "-o", "jsonpath={.spec.replicas}")
+    assert said == "1", "a HorizontalPodAutoscaler reads it, where the file does not say it, too"
     kubectl("scale", "md/bert", "--replicas=3")
     assert kubectl("get", "md", "bert", "-o", "jsonpath={.spec.replicas}") == "3"
     with pytest.raises(KubectlError, match=r"spec\.replicas.*greater than or equal to 1"):

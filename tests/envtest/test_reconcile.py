@@ -191,10 +191,28 @@ async def test_a_refused_change_of_the_pods_keeps_neither_the_service_nor_new_se
     assert (await stage.get(kinds.SERVICE, "vision"))["spec"]["selector"]["ray.io/cluster"] == "vision-abcde"
     live = (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"]
     assert live["rayClusterConfig"] == pods
-    assert '"num_replicas": 2' in live["serveConfigV2"].split("web-")[1]
+    assert '"min_replicas": 2' in live["serveConfigV2"].split("web-")[1]
     degraded = await stage.condition("web", "Degraded")
     assert degraded["status"] == "True"
     assert "cpu" in degraded["message"]
+
+
+async def test_routers_ask_for_no_worker_that_the_pods_are_not_while_a_change_of_them_is_refused(stage: Stage) -> None:
+    group = {"name": "workers", "minReplicas": 3, "cpu": "8", "memory": "8Gi"}
+    await stage.apply("ModelFleet", "vision", {"workerGroups": [group]})
+    await stage.model("web", fleet="vision")
+    await stage.passes("vision", 5)
+    bad = {"spec": {"containers": [{"name": "ray-head", "resources": {"limits": {"cpu": "much"}}}]}}
+    spot = {"workerGroups": [group, {"name": "spot", "spot": True}]}
+    await stage.apply("ModelFleet", "vision", {**spot, "head": {"template": bad}, "routers": {"replicas": 3}})
+    await stage.passes("vision", 3)
+    assert "cpu" in (await stage.condition("web", "Degraded"))["message"]
+    given = (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"]["serveConfigV2"]
+    assert '"routers": 3' in given, "what needs no other pods is taken up"
+    assert "on-demand" not in given, "no router would find a place"
+    await stage.apply("ModelFleet", "vision", spot)
+    await stage.passes("vision", 3)
+    assert "on-demand" in (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"]["serveConfigV2"]
 
 
 async def test_what_was_refused_is_rendered_anew_as_soon_as_it_can_be_taken(stage: Stage) -> None:
@@ -219,6 +237,41 @@ async def test_a_deleted_ray_service_is_rendered_by_todays_defaults_and_kept_so(
     await stage.passes("web", 2)
     assert await stage.images("web") == {"serving:2"}
     assert await stage.kept_images("web") == [{"serving:2"}]
+
+
+async def test_another_default_of_sharing_gpus_starts_no_version_of_a_fleet_anew(stage: Stage) -> None:
+    groups = [{"name": "workers", "minReplicas": 3, "cpu": "8", "memory": "8Gi", "gpu": 1}]
+
+    async def shares(fleet: str) -> bool:
+        return "CUDA_MPS" in (await stage.get(kinds.RAY_SERVICE, fleet))["spec"]["serveConfigV2"]
+
+    async def made(fleet: str, model: str) -> None:
+        await stage.apply("ModelFleet", fleet, {"workerGroups": groups})
+        await stage.model(model, fleet=fleet)
+        spec = (await stage.get(kinds.MODEL_DEPLOYMENT, model))["spec"]
+        resources = {"cpu": "1", "gpu": "0.5"}
+        await stage.apply("ModelDeployment", model, {"fleet": fleet, "model": spec["model"], "resources": resources})
+        await stage.passes(fleet, 5)
+        assert await stage.is_ready(model)
+
+    await made("vision", "web")
+    before = (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"]
+    await stage.restart(gpuSharing="MPS")
+    await stage.passes("vision", 3)
+    assert (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"] == before
+    # Also where what was kept of it is lost.
+    (revision,) = await stage.client.list(kinds.CONTROLLER_REVISION, stage.namespace, cached=False)
+    await stage.client.delete(kinds.CONTROLLER_REVISION, stage.namespace, revision["metadata"]["name"])
+    await stage.passes("vision", 3)
+    assert (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"] == before
+    await made("speech", "talk")
+    assert await shares("speech"), "a fleet that is new has it"
+    await stage.restart()
+    await stage.passes("speech", 3)
+    assert await shares("speech")
+    await stage.apply("ModelFleet", "vision", {"workerGroups": groups, "gpuSharing": "MPS"})
+    await stage.passes("vision", 3)
+    assert await shares("vision"), "a fleet's own word counts at once"
 
 
 async def test_a_changed_environment_is_told_of_until_the_pods_are_replaced(stage: Stage) -> None:

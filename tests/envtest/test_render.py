@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from cluster.binaries import binary
 from cluster.control_plane import ControlPlane
-from render.specs import FULL, SMALL, spec
+from render.specs import FULL, KINDS, SMALL, spec
 
 from rayfleet_operator.kube import config, errors, kinds
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.kinds import Kind
 from rayfleet_operator.reconcile.observe import refused_by_kuberay
-from rayfleet_operator.render import objects
+from rayfleet_operator.render import objects, upgrade
 from rayfleet_operator.render.drift import covers
 from rayfleet_operator.render.names import FleetName
 from rayfleet_operator.render.raycluster import cluster_spec, resized
@@ -137,6 +137,9 @@ async def test_a_kept_revision_is_adopted_by_its_owner_of_today(client: KubeClie
         await client.apply(changed, field_manager="rayfleet", force=True)
 
 
+TOLERANT = {"spec": {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}}
+
+
 def with_worker(**fields: Any) -> Json:
     template = {"spec": {"containers": [{"name": "ray-worker", **fields}]}}
     return {**SMALL, "workerGroups": [{"name": "cpu", "template": template}]}
@@ -175,6 +178,9 @@ class Watched:
 
     def __init__(self, client: KubeClient, fleet: FleetName, log: Path) -> None:
         self.client, self.fleet, self.log = client, fleet, log
+        self.given: Json | None = None
+        self.foretold = 0
+        """How many clusters there are to be, by what is told of a change before it is made."""
 
     def looks(self) -> int:
         """How often KubeRay has looked at it. What it saw it does not always write down."""
@@ -183,6 +189,8 @@ class Watched:
 
     async def give(self, cluster: Json) -> Json:
         """Apply it, and wait until KubeRay has looked at it. Gives the live RayService."""
+        self.foretold += self.given is None or not upgrade.in_place(self.given, cluster)
+        self.given = cluster
         await self.client.apply(rayservice(self.fleet, cluster), field_manager="rayfleet", force=True)
         before = self.looks()
 
@@ -233,7 +241,7 @@ OURS_ONLY: Json = {
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("written", [SMALL, OURS_ONLY], ids=["small", "full"])
+@pytest.mark.parametrize("written", [SMALL, OURS_ONLY, KINDS], ids=["small", "full", "kinds"])
 async def test_kuberay_makes_pods_that_the_restricted_standard_admits(watched: Watched, written: Json) -> None:
     live = await watched.give(cluster_spec(watched.fleet, spec(written)))
     wanted = rayservice(watched.fleet, cluster_spec(watched.fleet, spec(written)))
@@ -251,6 +259,34 @@ async def test_kuberay_makes_pods_that_the_restricted_standard_admits(watched: W
     clients = dashboard_clients(FleetName("elsewhere", "vision"))
     assert not any(selects(peer["podSelector"], pod["metadata"]["labels"]) for peer in clients for pod in pods)
     assert any(selects(peer["podSelector"], {"app.kubernetes.io/name": "kuberay"}) for peer in clients)
+
+
+@pytest.mark.timeout(1800)
+async def test_kuberay_has_ray_offer_what_a_group_says(watched: Watched) -> None:
+    """KubeRay writes the line that starts Ray, and bash reads it."""
+    await watched.give(cluster_spec(watched.fleet, spec(KINDS)))
+    pods = await watched.pods(1 + sum(group.min_replicas for group in spec(KINDS).worker_groups))
+    told = {pod["metadata"]["labels"]["ray.io/group"]: started_with(pod) for pod in pods}
+    assert told["l4"] >= {"--num-gpus=1", '--resources={"accelerator:L4": 1000}'}
+    assert told["mig"] >= {"--num-gpus=3", '--resources={"on-demand": 1000}'}
+    assert told["sliced"] >= {"--num-gpus=2", '--resources={"accelerator:A100-80GB": 1000, "on-demand": 1000}'}
+    assert not any(word.startswith(("--num-gpus", "--resources")) for word in told["headgroup"])
+
+    first, *others = KINDS["workerGroups"]
+    tolerant = [{**first, "tolerations": [{"key": "pool", "operator": "Exists"}]}, *others]
+    await watched.give(cluster_spec(watched.fleet, spec(KINDS, workerGroups=tolerant)))
+    _, second = await watched.clusters(2)
+    (cpu,) = (each for each in second["spec"]["workerGroupSpecs"] if each["groupName"] == "cpu")
+    assert cpu["template"]["spec"]["tolerations"] == [{"key": "pool", "operator": "Exists"}]
+
+
+def started_with(pod: Json) -> set[str]:
+    """The words that `ray` is called with in its own container."""
+    container = next(each for each in pod["spec"]["containers"] if each["name"].startswith("ray-"))
+    line = next(each["value"] for each in container["env"] if each["name"] == "KUBERAY_GEN_RAY_START_CMD")
+    script = f'ray() {{ printf "%s\\n" "$@"; }}; {line}'
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return {word.strip() for word in shown.stdout.splitlines()}
 
 
 def dashboard_clients(fleet: FleetName) -> list[Json]:
@@ -306,6 +342,7 @@ async def test_what_builds_another_cluster_and_what_does_not(watched: Watched) -
         cluster_spec(fleet, spec(OURS_ONLY, routers={"replicas": 9}, imagePullSecrets=["mirror", "registry"]))
     )
     (same,) = await watched.clusters(1)
+    assert watched.foretold == 1
     assert same["metadata"]["uid"] == first["metadata"]["uid"], "neither sizes nor orders build a cluster"
 
     added = [*OURS_ONLY["workerGroups"], {"name": "more"}]
@@ -317,7 +354,19 @@ async def test_what_builds_another_cluster_and_what_does_not(watched: Watched) -
 
     await until(watched.client, "the group is added in place", grown, watched.log)
 
+    tolerant = [{**group, "template": TOLERANT} for group in added]
+    before, after = (cluster_spec(fleet, spec(OURS_ONLY, workerGroups=groups)) for groups in (added, tolerant))
+    assert upgrade.unnoticed(before, after)
+    await watched.give(after)
+    (same,) = await watched.clusters(1)
+    assert watched.foretold == 1
+    live = same["spec"]["workerGroupSpecs"]
+    assert [each["template"]["spec"].get("tolerations") for each in live] == [
+        each["template"]["spec"].get("tolerations") for each in before["workerGroupSpecs"]
+    ], "KubeRay takes no notice of tolerations"
+
     await watched.give(cluster_spec(fleet, spec(OURS_ONLY, workerGroups=added), "2026-03-01"))
     _, second = await watched.clusters(2)
+    assert watched.foretold == 2
     template = second["spec"]["headGroupSpec"]["template"]
     assert template["metadata"]["annotations"]["rayfleet.io/restart"] == "2026-03-01"

@@ -56,7 +56,7 @@ async def test_what_fails_to_be_written_keeps_back_neither_the_rest_nor_the_stat
             await stage.passes("vision", 1)
         assert [type(each) for each in caught.value.exceptions] == [Unreachable, Unreachable]
         live = (await stage.get(kinds.RAY_SERVICE, "vision"))["spec"]
-        assert '"num_replicas": 2' in live["serveConfigV2"].split("web-")[1]
+        assert '"min_replicas": 2' in live["serveConfigV2"].split("web-")[1]
         ready, degraded = await stage.condition("web", "Ready"), await stage.condition("web", "Degraded")
         assert (ready["status"], ready["reason"]) == ("False", "WriteFailed"), "there is no address to call"
         assert degraded["reason"] == "WriteFailed"

@@ -36,3 +36,18 @@ def test_module_imports_nothing_else(module: str, allowed: set[str]) -> None:
         )
     }
     assert imported - set(sys.stdlib_module_names) == allowed
+
+
+WITHOUT_AN_INSTALLATION = """
+import sys
+sys.modules.update(dict.fromkeys(("pydantic", "orjson", "mlflow", "ray", "httpx", "obstore")))
+import bench.gpu, bench.gpu_worker
+from rayfleet_serving.model.flavors import onnx, pytorch
+"""
+
+
+def test_the_gpu_benchmark_runs_where_nothing_can_be_installed() -> None:
+    """Machines with a GPU to try it on have PyTorch, and often no way to get anything else."""
+    command = [sys.executable, "-c", WITHOUT_AN_INSTALLATION]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from .requirements import closure
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -46,27 +47,7 @@ def test_dev_holds_every_extra() -> None:
 def test_everything_installed_for_rayfleet_is_pinned_at_that_version() -> None:
     wrong = [
         f"{name}: {found} is installed, {PINNED.get(name, 'nothing')} is pinned"
-        for name, found in _closure(DIRECT).items()
+        for name, found in closure(DIRECT).items()
         if PINNED.get(name) != found
     ]
     assert not wrong, "run make constraints, or install again: " + "; ".join(sorted(wrong))
-
-
-def _closure(requirements: list[Requirement]) -> dict[str, str]:
-    """Name and installed version of everything the requirements need here, transitive ones too."""
-    versions: dict[str, str] = {}
-    seen: set[tuple[str, str]] = set()
-    waiting = [(requirement, extra) for requirement in requirements for extra in ("", *requirement.extras)]
-    while waiting:
-        requirement, extra = waiting.pop()
-        name = canonicalize_name(requirement.name)
-        if (name, extra) in seen:
-            continue
-        seen.add((name, extra))
-        distribution = metadata.distribution(requirement.name)
-        versions[name] = distribution.version.split("+")[0]
-        for line in distribution.requires or ():
-            needed = Requirement(line)
-            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-                waiting += [(needed, also) for also in ("", *needed.extras)]
-    return versions

@@ -136,7 +136,7 @@ def test_what_a_killed_keeper_left_is_ended_by_its_mark_alone(folder: Path, mark
 
 
 async def test_when_the_keeper_alone_is_killed_stop_ends_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "ray_command", lambda *_: [sys.executable, "-c", textwrap.dedent(TREE)])
+    monkeypatch.setattr(cluster, "ray_command", lambda *_, **__: [sys.executable, "-c", textwrap.dedent(TREE)])
     ray = await cluster.LocalCluster.launch(os.environ)
     try:
         pids = await asyncio.to_thread(started, ray.session.id)

@@ -21,16 +21,18 @@ from rayfleet_operator import write_back
 from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.api.timestamp import stamp
+from rayfleet_operator.local import view
 from rayfleet_operator.local.commands import Commands
-from rayfleet_operator.local.loop import Loop
+from rayfleet_operator.local.loop import TRIES, Loop, Nodes
 from rayfleet_operator.local.resolutions import Resolutions
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.local.state import Status
 from rayfleet_operator.plan import serve_config
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_operator.prometheus.client import Prometheus
+from rayfleet_operator.ray.nodes import NodeClient
 from rayfleet_operator.ray.routers import RouterClient
-from rayfleet_operator.ray.serve import ServeClient
+from rayfleet_operator.ray.serve import ServeClient, ServeError
 from rayfleet_operator.registry.keys import key
 from rayfleet_operator.registry.resolver import Resolver
 from rayfleet_serving.config import ModelRoute, RolloutMark, TrafficTable, VersionRoute
@@ -50,7 +52,12 @@ async def following(
         before: what it said of its models in passes before.
     """
     published: list[Status] = []
-    async with ServeClient(server.url) as serve, RouterClient(server.url) as routers, Prometheus(metrics) as prometheus:
+    async with (
+        ServeClient(server.url) as serve,
+        RouterClient(server.url) as routers,
+        Prometheus(metrics) as prometheus,
+        NodeClient(server.url) as nodes,
+    ):
         loop = Loop(
             sources=Sources([str(folder)], None),
             resolutions=Resolutions(Resolver()),
@@ -61,6 +68,7 @@ async def following(
             publish=published.append,
             commands=Commands(folder / "nothing.commands"),
             url="http://127.0.0.1:8000",
+            nodes=nodes,
         )
         loop._statuses.update(before)
         task = asyncio.ensure_future(loop.run())
@@ -169,3 +177,60 @@ async def test_the_registry_is_told_what_has_every_request_and_a_refusal_is_show
 
 def degraded(status: Status) -> str:
     return status.models[0].condition("Degraded").reason if status.models else ""
+
+
+NODE = {
+    "node_id": "0123456789",
+    "node_name": "127.0.0.1",
+    "is_head_node": True,
+    "state": "ALIVE",
+    "resources_total": {"CPU": 3.0, "GPU": 1.0, "memory": 2.0**30},
+}
+
+
+async def test_who_finds_no_room_on_the_machine_is_not_given_to_serve(tmp_path: Path, models: dict[int, Path]) -> None:
+    write_model(tmp_path, "first", models[1])
+    write_model(tmp_path, "second", models[1], resources={"cpu": "1"})
+    with stand_in() as server:
+        server.nodes = [NODE]
+        async with following(tmp_path, server) as published:
+            await until(lambda: published and len(published[-1].models) == 2)
+            await until(lambda: "InsufficientCapacity" in state_of(published[-1], "second"))
+            await until(lambda: given(server) == ["first", "router"])
+            await until(lambda: "Deploying" in state_of(published[-1], "first"))
+            assert given(server) == ["first", "router"]
+            assert "needs 1 CPU, 0.5 free on one worker" in message_of(published[-1], "second")
+            assert published[-1].places is not None
+            assert published[-1].places.waiting[0].model == "second"
+
+
+def given(server: StandIn) -> list[str]:
+    """What Serve was given: the router, and models by name."""
+    return [app["name"].split("-")[0] for app in (server.config or {}).get("applications", [])]
+
+
+def state_of(status: Status, model: str) -> str:
+    return next(view.state(each) for each in status.models if each.name == model)
+
+
+def message_of(status: Status, model: str) -> str:
+    return next(view.message(each) for each in status.models if each.name == model)
+
+
+async def test_nobody_is_let_in_before_ray_has_told_what_it_has_or_failed_to_for_long() -> None:
+    with stand_in() as server:
+        server.answer = (500, b"not yet")
+        async with NodeClient(server.url) as client:
+            nodes = Nodes(client)
+            for _ in range(TRIES - 1):
+                with pytest.raises(ServeError):
+                    await nodes.room()
+            assert await nodes.room() is None, "this Ray may never tell"
+        server.answer, server.nodes = None, [NODE]
+        async with NodeClient(server.url) as client:
+            nodes = Nodes(client)
+            known = await nodes.room()
+            assert known is not None
+            server.answer = (500, b"gone")
+            nodes._asked = float("-inf")
+            assert await nodes.room() == known, "it has what it had"

@@ -105,3 +105,14 @@ def test_what_the_registry_says_of_a_version_that_serves_does_not_hide_what_is_u
     text = console.export_text()
     assert state in text
     assert "see the registry" in text
+
+
+def test_how_many_replicas_are_wanted_and_why_is_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    model = a_model(a_version(3, 3)).model_copy(update={"scaling": "3 → 5: p99 312 ms > 200 ms"})
+    lines, status = Lines(URL), Status(models=(model,), updated=NOW)
+    lines.show(status)
+    lines.show(status)
+    assert capsys.readouterr().out.count("replicas 3 → 5: p99 312 ms > 200 ms") == 1
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(table(status, URL))
+    assert "digits: replicas 3 → 5: p99 312 ms > 200 ms" in console.export_text()

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity
+from rayfleet_operator.cli.counted import routers
+from rayfleet_operator.plan import demand
+from rayfleet_operator.plan.admission import admit
+from rayfleet_operator.plan.room import Room
 from rayfleet_operator.settings import LEVELS, LogFormat, Settings, SettingsError
 
 from .chart_files import CHART_YAML, SCHEMA
@@ -39,8 +42,7 @@ def test_by_default_a_model_that_says_nothing_else_has_room(rendered: dict[str, 
     model = ModelDeployment.model_validate(
         {"metadata": {"name": "digits"}, "spec": {"model": {"uri": "models:/digits@champion"}}}
     )
-    assert capacity.misfits([model], spec) == {}
-    assert capacity.shortage([model], spec) is None
+    assert admit(Room.of(spec), [*routers(spec), *demand.of_spec(model)]).waiting == ()
 
 
 def test_the_operator_reads_what_the_values_say(rendered: dict[str, list[Json]], tmp_path: Path) -> None:

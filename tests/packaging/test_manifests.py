@@ -14,7 +14,10 @@ from helm_chart import NAMESPACE, ROOT, Json, of_kind, one, template
 
 from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity
+from rayfleet_operator.cli.counted import routers
+from rayfleet_operator.plan import demand
+from rayfleet_operator.plan.admission import admit
+from rayfleet_operator.plan.room import Room
 
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
 
@@ -76,8 +79,7 @@ def test_with_kustomizes_defaults_a_model_that_says_nothing_else_has_room(built:
     model = ModelDeployment.model_validate(
         {"metadata": {"name": "digits"}, "spec": {"model": {"uri": "models:/digits@champion"}}}
     )
-    assert capacity.misfits([model], spec) == {}
-    assert capacity.shortage([model], spec) is None
+    assert admit(Room.of(spec), [*routers(spec), *demand.of_spec(model)]).waiting == ()
 
 
 def test_everything_lies_in_the_namespace_that_comes_with_it(built: list[Json]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from helm_chart import ROOT
 
-from rayfleet_operator.plan import capacity, pods, status
-from rayfleet_operator.plan.conditions import NoticeReason, Reason
+from rayfleet_operator.plan import causes, pods
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, NoticeReason, Reason
 from rayfleet_operator.plan.fleet_conditions import FleetReason
 from rayfleet_operator.registry.errors import RegistryError
 
@@ -35,8 +35,8 @@ def test_every_reason_is_explained_and_exists() -> None:
         *map(str, (*Reason, *NoticeReason, *FleetReason)),
         *registry_reasons(),
         *pods._ORDER,
-        capacity.REASON,
-        status.NO_ADDRESS.reason,
+        INSUFFICIENT_CAPACITY,
+        causes.NO_ADDRESS.reason,
         *OTHERS,
     }
     assert explained == known

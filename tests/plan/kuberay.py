@@ -15,7 +15,7 @@ from typing import Any
 
 from rayfleet_operator.api.fleet import ModelFleet
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import deployment, serve_config, status
+from rayfleet_operator.plan import deployment, events, serve_config, status
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution
 from rayfleet_operator.plan.switch import Clusters, ObservedCluster
@@ -156,7 +156,7 @@ class Fleet:
                 quiet=self.quiet,
                 now=self.now,
             )
-            notes = status.events(before.status.conditions, after.conditions)
+            notes = events.events(before.status.conditions, after.conditions)
             self.told += [(plan.name, note.type, note.reason) for note in notes]
             self.models[plan.name] = before.model_copy(update={"status": after})
             said[plan.name] = (after.conditions[0].status, after.conditions[0].reason)

@@ -12,6 +12,7 @@ from rayfleet_operator.plan import serve_config, traffic
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution, ResolutionProblem
+from rayfleet_operator.plan.room import Room
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_serving.config import (
     ROUTER_APP,
@@ -117,7 +118,12 @@ def observe(
 
 
 def plan_one(
-    observed: ObservedFleet, resolution: Resolution, *, of: ModelDeployment | None = None, now: datetime = NOW
+    observed: ObservedFleet,
+    resolution: Resolution,
+    *,
+    of: ModelDeployment | None = None,
+    now: datetime = NOW,
+    room: Room | None = None,
 ) -> FleetPlan:
     of = of or model()
     return plan(
@@ -127,6 +133,7 @@ def plan_one(
         observed=observed,
         serve_options=OPTIONS,
         now=now,
+        room=room,
     )
 
 

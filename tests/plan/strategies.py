@@ -54,6 +54,24 @@ _transform = st.fixed_dictionaries(
         "output": st.just({"classification": {"labels": ["ein", "zwölf", "\u4e09"], "topK": 2}}),
     },
 )
+_scalings = st.fixed_dictionaries(
+    {"minReplicas": st.integers(0, 3), "maxReplicas": st.integers(4, 1000)},
+    optional={
+        "latency": st.just({"target": "1ms"}),
+        "lookBackPeriod": st.sampled_from(["1s", "10m"]),
+        "upscaleDelay": st.sampled_from(["0s", "30s"]),
+        "downscaleStep": st.integers(1, 3),
+    },
+)
+
+
+def _one_of_both(spec: dict[str, Any]) -> dict[str, Any]:
+    """A number of replicas, or bounds; and no longer than requests may take at all."""
+    if spec.get("limits", {}).get("requestTimeout") == "1ms":
+        spec = {key: each for key, each in spec.items() if key != "limits"}
+    return {key: each for key, each in spec.items() if key != "replicas" or "autoscaling" not in spec}
+
+
 specs = st.fixed_dictionaries(
     {
         "model": st.fixed_dictionaries(
@@ -66,12 +84,13 @@ specs = st.fixed_dictionaries(
     },
     optional={
         "replicas": st.integers(1, 1000),
+        "autoscaling": _scalings,
         "resources": _resources,
         "batching": _batching,
         "limits": _limits,
         "transform": _transform,
     },
-)
+).map(_one_of_both)
 
 
 def deployment(name: str, spec: dict[str, Any]) -> ModelDeployment:

@@ -1,4 +1,4 @@
-"""Whether workers can hold what models ask for."""
+"""Whether one replica fits on any worker."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rayfleet_operator.plan import capacity
 from .scenes import model
 
 
-def fleet(*groups: dict[str, Any], routers: int = 2) -> ModelFleetSpec:
-    return ModelFleetSpec.model_validate({"workerGroups": list(groups), "routers": {"replicas": routers}})
+def fleet(*groups: dict[str, Any]) -> ModelFleetSpec:
+    return ModelFleetSpec.model_validate({"workerGroups": list(groups)})
 
 
 def limits(**values: Any) -> dict[str, Any]:
@@ -24,6 +24,8 @@ CPU = {"name": "cpu", "cpu": "4", "memory": "8Gi"}
 GPU = {"name": "gpu", "cpu": "8", "memory": "32Gi", "gpu": 2}
 MIG = {"name": "mig", "template": limits(**{"nvidia.com/mig-1g.5gb": 1})}
 AMD = {"name": "amd", "template": limits(**{"amd.com/gpu": "4"})}
+L4 = {"name": "l4", "gpu": 1, "gpuMemory": "24Gi", "accelerator": "L4"}
+SLICED = {"name": "sliced", "gpu": 4, "gpuResource": "nvidia.com/gpu.shared"}
 SMALL = {"name": "small", "memory": "8Gi", "template": limits(memory="1Gi")}
 
 # The groups, what one replica asks for, whether it fits on one worker.
@@ -42,6 +44,13 @@ FITS: dict[str, tuple[list[dict[str, Any]], dict[str, Any], bool]] = {
     "other GPUs that the template asks for": ([AMD], {"gpu": "4"}, True),
     "memory that the template takes away": ([SMALL], {"memory": "2Gi"}, False),
     "a template that means nothing": ([{**CPU, "template": limits(memory="much")}], {"memory": "8Gi"}, True),
+    "GPUs under a name of their own": ([SLICED], {"gpu": "4"}, True),
+    "the kind that there is": ([GPU, L4], {"gpu": "1", "accelerator": "L4"}, True),
+    "a kind that there is not": ([GPU, L4], {"gpu": "1", "accelerator": "H100"}, False),
+    "more GPUs than that kind has": ([GPU, L4], {"gpu": "2", "accelerator": "L4"}, False),
+    "all memory of a GPU": ([L4], {"gpu": "0.5", "gpuMemory": "24Gi"}, True),
+    "more memory than a GPU has": ([L4], {"gpu": "0.5", "gpuMemory": "25Gi"}, False),
+    "memory of GPUs that say nothing of it": ([GPU, L4], {"gpu": "0.5", "gpuMemory": "25Gi"}, True),
     "no workers": ([], {}, False),
 }
 
@@ -64,31 +73,11 @@ def test_a_misfit_is_told_what_was_asked_what_is_there_and_what_to_do() -> None:
         "(cpu: 4 CPUs, 8Gi memory, 0 GPUs; gpu: 8 CPUs, 32Gi memory, 2 GPUs). "
         "Lower spec.resources, or give the fleet a larger worker group"
     )
+    picky = model("digits", resources={"gpu": "1", "gpuMemory": "80Gi", "accelerator": "A100-80GB"})
+    (told,) = capacity.misfits([picky], fleet(L4)).values()
+    assert told.message.startswith(
+        "one replica asks for 1 CPUs, 1 GPUs of the kind A100-80GB, 80Gi GPU memory, and no worker has that "
+        "(l4: 2 CPUs, 4Gi memory, 1 GPUs of the kind L4 with 24 GiB each). "
+    )
     (nowhere,) = capacity.misfits([model("small")], fleet()).values()
     assert "the fleet has no workers" in nowhere.message
-
-
-def test_a_shortage_counts_routers_replicas_and_the_most_workers_there_may_be() -> None:
-    models = [model("a", replicas=3, resources={"cpu": "1"}), model("b", replicas=2, resources={"cpu": "0.5"})]
-    assert capacity.shortage(models, fleet({**CPU, "cpu": "6"})) is None
-    assert capacity.shortage(models, fleet({**CPU, "cpu": "3", "maxReplicas": 2})) is None
-    assert capacity.shortage(models, fleet({**CPU, "cpu": "6"}, routers=3)) == (
-        "the fleet's models and routers ask for 7 CPUs, and its workers have 6. "
-        "Raise maxReplicas of a worker group, or lower spec.replicas or spec.resources of a model"
-    )
-
-
-def test_a_shortage_of_memory_and_gpus() -> None:
-    models = [model("a", replicas=4, resources={"cpu": "1", "memory": "10Gi", "gpu": "0.75"})]
-    told = capacity.shortage(models, fleet(GPU))
-    assert told is not None
-    assert "ask for 3 GPUs, and its workers have 2 and 40 GiB of memory, and its workers have 32." in told
-
-
-@pytest.mark.parametrize("share", ["0.1", "0.2", "0.05", "0.01", "0.025", "0.125"])
-def test_shares_that_sum_to_one_gpu_fit_on_one(share: str) -> None:
-    replicas = round(1 / float(share))
-    models = [model(f"m{number}", replicas=1, resources={"gpu": share, "cpu": "0.01"}) for number in range(replicas)]
-    assert capacity.shortage(models, fleet({**GPU, "gpu": 1})) is None
-    more = [*models, model("more", resources={"gpu": "0.0001", "cpu": "0.01"})]
-    assert "GPUs" in (capacity.shortage(more, fleet({**GPU, "gpu": 1})) or "")

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from rayfleet_operator.plan import traffic
+from rayfleet_operator.plan import serve_config, size, traffic
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.observed import ResolutionProblem
+from rayfleet_operator.plan.size import Size
 
 from .scenes import app_name, applications, condition, identity, model, observe, plan_one, table_of
 
@@ -60,7 +61,7 @@ def test_an_edit_that_needs_a_restart_rolls_out_like_a_new_version(edit: str) ->
     apps = applications(planned)
     assert {version.app: version.weight for version in planned.models[0].versions} == {old: 100, new: 0}
     # The version that still has the requests follows every edit that does not restart it, and no other.
-    assert apps[old]["deployments"][0]["num_replicas"] == 2
+    assert size.given(apps[old]) == Size(2, 2)
     before = applications(plan_one(observe({}), identity(1)))[old]
     assert apps[old]["args"] == before["args"]
     assert apps[old]["deployments"][0]["ray_actor_options"] == before["deployments"][0]["ray_actor_options"]
@@ -119,6 +120,13 @@ def test_registry_down_a_version_that_was_known_is_wanted_as_before() -> None:
 
 @pytest.mark.parametrize("reason", ["VersionNotFound", "RegistryUnreachable"])
 def test_an_edit_that_may_be_meant_for_another_version_waits_for_it(reason: str) -> None:
-    edited = model(**EDITED, model={"uri": "models:/digits/7"})
+    edited = model(**{**EDITED, "replicas": 1}, model={"uri": "models:/digits/7"})
     observed = observe({1: ("RUNNING", 100), 2: ("DEPLOYING", 0)})
-    assert not plan_one(observed, ResolutionProblem(reason, "digits has no version 7"), of=edited).changed
+    unknown = ResolutionProblem(reason, "digits has no version 7")
+    assert not plan_one(observed, unknown, of=edited).changed
+    more = plan_one(observed, unknown, of=edited.model_copy(update={"spec": model(replicas=3).spec}))
+    found = applications(more)
+    assert size.given(found[app_name(1)]) == Size(3, 3), "how many replicas there are is no matter of versions"
+    del found["router"]
+    for name, entry in found.items():
+        assert serve_config.resized(entry, Size(1, 1)) == observed.apps[name].entry

@@ -34,6 +34,7 @@ def told(
     stale: tuple[str, ...] = (),
     before: tuple[StatusCondition, ...] = (),
     waits: str | None = None,
+    announced: str | None = None,
 ) -> tuple[Condition, Condition, Condition]:
     return conditions_of(
         found,
@@ -44,6 +45,7 @@ def told(
         now=NOW,
         before=before,
         waits=waits,
+        announced=announced,
     )
 
 
@@ -145,6 +147,14 @@ def test_a_change_of_the_pods_that_waits_is_under_way(case: str) -> None:
     assert (progressing.status, progressing.reason) == ("True", "WaitingForCluster")
     assert progressing.message == "the new pods wait until KubeRay calls cluster c its own"
     assert [f"{each.status} {each.reason}" for each in (ready, degraded)] == [expected[0], expected[2]]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_new_cluster_is_told_of_and_changes_nothing_else_that_is_said(case: str) -> None:
+    before, after = told(CASES[case][0]), told(CASES[case][0], announced="spec.image changes")
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert (after[1].status, after[1].reason, after[1].message) == ("True", "NewCluster", "spec.image changes")
+    assert told(CASES[case][0], announced="x", waits="y")[1].message == "y"
 
 
 def test_a_router_that_finds_no_room_is_told_of_while_the_others_answer() -> None:

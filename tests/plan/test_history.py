@@ -10,7 +10,7 @@ from rayfleet_operator import write_back
 from rayfleet_operator.api.registry import Registry
 from rayfleet_operator.api.status import ModelDeploymentStatus, WrittenBack
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import conditions, status
+from rayfleet_operator.plan import conditions, events, status
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.observed import ObservedFleet
 from rayfleet_operator.plan.rollback import ROLLBACK_ANNOTATION
@@ -51,7 +51,7 @@ class Story:
                 now=self.now,
             )
             self.events += [
-                (each.type, each.reason) for each in status.events(self.status.conditions, after.conditions)
+                (each.type, each.reason) for each in events.events(self.status.conditions, after.conditions)
             ]
             self.status = ModelDeploymentStatus.model_validate_json(after.model_dump_json(by_alias=True))
             for name in sorted(self.world.apps):

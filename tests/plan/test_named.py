@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayfleet_operator.plan import named, rows
+from rayfleet_operator.plan import named, rows, size
 from rayfleet_operator.plan.conditions import ConditionType
 from rayfleet_operator.plan.fleet import plan
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem
@@ -285,7 +285,7 @@ def test_its_replicas_are_its_own_and_starts_nothing_anew() -> None:
     play.edit({"versions": [{**AB["versions"][0], "replicas": 1}]}, replicas=3)
     after = {app: entry for app, entry in applications(play.settle().look()).items() if app != ROUTER_APP}
     assert after.keys() == before.keys()
-    assert {entry["deployments"][0]["num_replicas"] for entry in after.values()} == {1, 3}
+    assert {size.given(entry).least for entry in after.values()} == {1, 3}
 
 
 @pytest.mark.parametrize(

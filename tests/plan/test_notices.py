@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.status import ModelDeploymentStatus
-from rayfleet_operator.plan import serve_config, status
+from rayfleet_operator.local.loop import short
+from rayfleet_operator.plan import causes, events, serve_config, status
 from rayfleet_operator.plan.conditions import ConditionType, NoticeReason
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem, identity_of
 from rayfleet_operator.plan.pods import Trouble
+from rayfleet_operator.plan.room import Room
 from rayfleet_operator.write_back import noticed
 from rayfleet_serving.config import ModelIdentity
 
@@ -58,10 +61,10 @@ def test_what_keeps_a_version_from_running_is_graver() -> None:
 
     loading = plan_one(observe({1: ("DEPLOYING", 100)}), Noted(identity(1), (ARCHIVED,)))
     no_node = Trouble("Unschedulable", "no node takes its pod")
-    ready, _, degraded = status.explain(loading.models[0], [no_node], None)
+    ready, _, degraded = causes.explain(loading.models[0], [no_node], None)
     assert (ready.reason, ready.message) == (no_node.reason, no_node.message)
     assert (degraded.reason, degraded.message) == (no_node.reason, f"{no_node.message}\n{ARCHIVED.message}")
-    assert status.explain(loading.models[0], [], None)[0].reason == "NotServing", "a notice is no reason for that"
+    assert causes.explain(loading.models[0], [], None)[0].reason == "NotServing", "a notice is no reason for that"
 
 
 @pytest.mark.parametrize("of", [DELETED, ResolutionProblem("StageEmpty", "Version 1 is archived now.")])
@@ -83,12 +86,25 @@ def test_what_is_told_besides_comes_after_everything_that_is_wrong() -> None:
     (found,) = noticed(well, {"digits": notice})
     assert (found.conditions[:2], found.versions) == (well[0].conditions[:2], well[0].versions)
     assert (found.conditions[2].status, found.conditions[2].reason) == ("True", "WriteBackFailed")
-    assert status.explain(found, [], "too little memory")[2].reason == "WriteBackFailed", "it does not lack any"
+    short = causes.explain(found, [], "too little memory")[2]
+    assert (short.reason, short.message) == ("InsufficientCapacity", f"too little memory\n{notice.message}")
     assert noticed(well, {"faces": notice}) == well
     failed = plan_one(observe({1: ("RUNNING", 100), 2: ("DEPLOY_FAILED", 0)}), identity(2)).models
     (found,) = noticed(failed, {"digits": notice})
     assert found.conditions[2].reason == "VersionFailed"
     assert found.conditions[2].message.endswith(f"\n{notice.message}")
+
+
+def test_so_it_does_on_one_machine_where_replicas_find_no_room() -> None:
+    of, workers = model(replicas=3), ModelFleetSpec.model_validate({"workerGroups": [{"name": "w", "cpu": "3"}]})
+    seen = observe({1: ("RUNNING", 100)}, of=of)
+    found = plan_one(seen, Noted(identity(1), (ARCHIVED,)), of=of, room=Room.of(workers))
+    lacking = "version 1: 2 of 3 replicas wait: each needs 1 CPU, 0 free on one worker"
+    untold = Notice("WriteBackFailed", "the registry was not told")
+    (told,) = short(noticed(found.models, {"digits": untold}), found.admission)
+    assert told.conditions[:2] == found.models[0].conditions[:2]
+    assert told.conditions[2].reason == "InsufficientCapacity"
+    assert told.conditions[2].message == f"{lacking}\n{ARCHIVED.message}\n{untold.message}"
 
 
 def test_a_status_holds_what_the_uri_means_and_what_is_told() -> None:
@@ -105,9 +121,9 @@ def test_a_status_holds_what_the_uri_means_and_what_is_told() -> None:
     after = written(before, noted)
     assert after.resolved == before.resolved
     assert after.resolved is not None
-    events = [(each.type, each.reason) for each in status.events(before.conditions, after.conditions)]
-    assert events == [("Warning", "VersionArchived")]
-    assert status.events(after.conditions, written(after, noted).conditions) == []
+    told = [(each.type, each.reason) for each in events.events(before.conditions, after.conditions)]
+    assert told == [("Warning", "VersionArchived")]
+    assert events.events(after.conditions, written(after, noted).conditions) == []
 
 
 def test_what_a_uri_means() -> None:

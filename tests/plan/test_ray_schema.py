@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from pydantic import BaseModel
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -34,6 +35,8 @@ FORMS: dict[str, type[BaseModel]] = {
     "deployments": DeploymentSchema,
     "ray_actor_options": RayActorOptionsSchema,
     "logging_config": LoggingConfig,
+    "autoscaling_config": AutoscalingConfig,
+    "policy": AutoscalingPolicy,
 }
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import capacity, conditions, status
-from rayfleet_operator.plan.conditions import Condition, ConditionType
+from rayfleet_operator.plan import causes, conditions, events, status
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, ConditionType
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
 from rayfleet_operator.plan.pods import Trouble
@@ -27,7 +27,7 @@ from .scenes import NOW, identity, model
 
 NO_NODE = Trouble("Unschedulable", "no node takes pod vision-worker-a")
 CRASH = Trouble("PodCrashing", "container ray-worker ended with code 1")
-SHORT = "the fleet's models and routers ask for 9 CPUs, and its workers have 4"
+SHORT = "1 of 3 replicas wait: each needs 0.4 GPU, 0.2 free on 1 GPU"
 REGISTRY = ("RegistryUnreachable", "http://mlflow.ml:5000 does not answer")
 FAILED = ("VersionFailed", "version 1 failed to start: no module named x")
 
@@ -64,20 +64,18 @@ REPLACING = plan(
 WAITING_2 = plan(
     version(state="UNHEALTHY"), version(2, "Waiting", 0), ready="False", reason="NotServing", faults=[FAILED]
 )
-ROLLING = plan(version(), version(2, "DEPLOYING", 0, replicas_running=0, replicas_target=1))
 
-# The plan, trouble with pods, whether sums lack; then the reasons of Ready and Degraded, "-" where nothing is degraded.
+# The plan, trouble with pods, whether replicas lack room; then the reasons of Ready and Degraded, "-" where none is.
 REASONS: dict[str, tuple[ModelPlan, list[Trouble], bool, str, str]] = {
     "it serves": (plan(version()), [], False, "Serving", "-"),
     "it serves, whatever ails other pods": (plan(version()), [NO_NODE], False, "Serving", "-"),
-    "it serves, and sums lack for others": (plan(version()), [], True, "Serving", "-"),
-    "it serves, and the next version has no room": (ROLLING, [], True, "Serving", "InsufficientCapacity"),
+    "it serves, and not all of its replicas have room": (plan(version()), [], True, "Serving", "InsufficientCapacity"),
     "it serves while the registry is away": (
         plan(version(), faults=[REGISTRY]), [], False, "Serving", "RegistryUnreachable"),
     "it loads": (LOADING, [], False, "NotServing", "-"),
     "it loads, and no node is there": (LOADING, [NO_NODE, CRASH], False, "Unschedulable", "Unschedulable"),
-    "it loads, and sums lack": (LOADING, [], True, "InsufficientCapacity", "InsufficientCapacity"),
-    "pods come before sums": (LOADING, [CRASH], True, "PodCrashing", "PodCrashing"),
+    "it loads, and has no room": (LOADING, [], True, "InsufficientCapacity", "InsufficientCapacity"),
+    "pods come before room": (LOADING, [CRASH], True, "PodCrashing", "PodCrashing"),
     "it failed": (DEAD, [], False, "VersionFailed", "VersionFailed"),
     "its own failure comes before the pods'": (DEAD, [CRASH], True, "VersionFailed", "VersionFailed"),
     "the registry comes before pods": (UNRESOLVED, [NO_NODE], False, "RegistryUnreachable", "RegistryUnreachable"),
@@ -103,7 +101,7 @@ REASONS: dict[str, tuple[ModelPlan, list[Trouble], bool, str, str]] = {
 @pytest.mark.parametrize("case", REASONS)
 def test_the_layer_that_knows_speaks_first(case: str) -> None:
     planned, troubles, lacking, ready, degraded = REASONS[case]
-    explained = status.explain(planned, troubles, SHORT if lacking else None, short=planned is ROLLING)
+    explained = causes.explain(planned, troubles, SHORT if lacking else None)
     assert [each.type for each in explained] == ["Ready", "Progressing", "Degraded"]
     assert explained[0].reason == ready
     assert explained[0].status == planned.conditions[0].status, "the cause changes nothing about whether it answers"
@@ -111,10 +109,10 @@ def test_the_layer_that_knows_speaks_first(case: str) -> None:
 
 
 def test_nothing_that_is_wrong_is_left_out() -> None:
-    assert status.explain(DEAD, [CRASH], None)[2].message == f"{FAILED[1]}\n{CRASH.message}"
-    ready, _, degraded = status.explain(REPLACING, [], SHORT)
+    assert causes.explain(DEAD, [CRASH], None)[2].message == f"{FAILED[1]}\n{CRASH.message}"
+    ready, _, degraded = causes.explain(REPLACING, [], SHORT)
     assert ready.message == degraded.message == f"{SHORT}\n{FAILED[1]}"
-    assert status.explain(LOADING_2, [NO_NODE], None)[0].message == NO_NODE.message, "version 2 had no requests"
+    assert causes.explain(LOADING_2, [NO_NODE], None)[0].message == NO_NODE.message, "version 2 had no requests"
 
 
 REFUSED = Trouble("RayServiceRefused", "the RayService is refused: spec.x: Required value")
@@ -138,7 +136,7 @@ REFUSALS: dict[str, tuple[ModelPlan, list[Trouble], str, str, list[str]]] = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_refusal_is_told_whether_it_answers_or_not(case: str) -> None:
     planned, troubles, ready, degraded, messages = REFUSALS[case]
-    explained = status.explain(planned, troubles, None, refused=REFUSED)
+    explained = causes.explain(planned, troubles, None, refused=REFUSED)
     assert f"{explained[0].status} {explained[0].reason}" == ready
     assert (explained[2].status, explained[2].reason) == ("True", degraded)
     assert explained[2].message.split("\n") == messages
@@ -147,12 +145,12 @@ def test_a_refusal_is_told_whether_it_answers_or_not(case: str) -> None:
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_nobody_can_address_is_not_ready(case: str) -> None:
     planned, troubles, *_ = REFUSALS[case]
-    ready, progressing, degraded = status.explain(planned, troubles, None, refused=REFUSED, address_taken=True)
+    ready, progressing, degraded = causes.explain(planned, troubles, None, refused=REFUSED, address_taken=True)
     assert (ready.status, ready.reason, ready.message) == ("False", REFUSED.reason, REFUSED.message)
     assert progressing == planned.conditions[1]
     assert degraded.reason == REFUSED.reason
     assert degraded.message.split("\n").count(REFUSED.message) == 1
-    ready, _, degraded = status.explain(planned, troubles, None, address_taken=True)
+    ready, _, degraded = causes.explain(planned, troubles, None, address_taken=True)
     assert (ready.status, ready.reason, degraded.reason) == ("False", "NameTaken", "NameTaken")
 
 
@@ -204,7 +202,7 @@ def test_the_time_of_a_condition_moves_with_its_status_only() -> None:
 
 
 def told(before: ModelDeployment, after: ModelDeployment) -> list[tuple[str, str]]:
-    return [(each.type, each.reason) for each in status.events(before.status.conditions, after.status.conditions)]
+    return [(each.type, each.reason) for each in events.events(before.status.conditions, after.status.conditions)]
 
 
 def test_events_are_told_when_something_changes() -> None:
@@ -222,6 +220,30 @@ def test_events_are_told_when_something_changes() -> None:
         [("Warning", "NotServing")],
         [("Normal", "Serving")],
     ]
+
+
+def test_a_new_cluster_is_an_event_whenever_it_is_another_one() -> None:
+    def announced(text: str) -> list[StatusCondition]:
+        return status.merged([], [conditions.progressing("NewCluster", text)], 1, NOW)
+
+    assert [each.message for each in events.events([], announced("a"))] == ["a"]
+    assert events.events(announced("a"), announced("a")) == []
+    assert [each.message for each in events.events(announced("a"), announced("b"))] == ["b"]
+
+
+def test_a_model_tells_of_a_cluster_of_its_own_unless_something_of_itself_is_under_way() -> None:
+    rests = written(model(), plan(version())).status
+    told = status.announced(rests, rests, "spec.image changes", NOW)
+    assert [(each.type, each.status) for each in told.conditions] == [
+        ("Ready", "True"),
+        ("Progressing", "True"),
+        ("Degraded", "False"),
+    ]
+    assert (told.conditions[1].reason, told.conditions[1].message) == ("NewCluster", "spec.image changes")
+    again = status.announced(rests, told, "spec.image changes", NOW + timedelta(minutes=1))
+    assert again.conditions[1].last_transition_time == told.conditions[1].last_transition_time
+    moves = written(model(), under_way("Deploying")).status
+    assert status.announced(moves, moves, "spec.image changes", NOW) == moves
 
 
 def under_way(reason: str) -> ModelPlan:
@@ -242,41 +264,6 @@ def test_one_lost_answer_is_no_outage() -> None:
     assert told(before, after) == []
     assert times(after) == times(before)
     assert written(model(), lost, quiet=True).status.conditions[0].status == "Unknown", "it was never ready"
-
-
-@pytest.mark.parametrize(("asked", "told"), [(1, "False"), (9, "True")])
-def test_a_shortage_is_told_before_serve_has_heard_of_the_replicas(asked: int, told: str) -> None:
-    after = written(model(replicas=asked), plan(version(replicas_running=1, replicas_target=1)), shortage=SHORT)
-    assert degraded(after) == told
-
-
-def degraded(of: ModelDeployment) -> str:
-    return next(each.status for each in of.status.conditions if each.type == "Degraded")
-
-
-NEXT_HAS_NO_ROOM = [version(replicas_running=1, replicas_target=1), version(2, "DEPLOYING", 0, replicas_target=1)]
-
-
-@pytest.mark.parametrize(
-    ("planned", "told"),
-    [
-        (plan(version(replicas_running=1, replicas_target=1)), "False"),
-        (plan(version(replicas_running=0, replicas_target=1)), "True"),
-        (plan(*NEXT_HAS_NO_ROOM), "True"),
-        (plan(*NEXT_HAS_NO_ROOM, faults=[REGISTRY]), "True"),
-    ],
-    ids=["it has all it asks for", "it has not", "its next version has not", "nor does the registry answer"],
-)
-def test_where_serve_does_not_say_a_shortage_is_told_as_before(planned: ModelPlan, told: str) -> None:
-    before = written(model(), planned, shortage=SHORT)
-    assert degraded(before) == told
-    unknown = [replace(each, state="Unknown", replicas_running=None, replicas_target=None) for each in planned.versions]
-    faults = [REGISTRY] if "http" in before.status.conditions[2].message else []
-    silent = plan(*unknown, ready="Unknown", reason="RayUnreachable", faults=faults)
-    after = written(before, silent, shortage=SHORT, quiet=True)
-    assert degraded(after) == told
-    assert written(after, silent, shortage=SHORT).status.conditions[2] == after.status.conditions[2]
-    assert status.events(before.status.conditions, after.status.conditions) == []
 
 
 def test_what_serve_does_not_say_stays_as_it_was() -> None:
@@ -316,7 +303,7 @@ def test_what_was_resolved_is_kept_while_the_registry_says_nothing() -> None:
     of = written(model(), plan(version()), identity(3))
     assert of.status.resolved is not None
     assert of.status.resolved.version == "3"
-    small = ResolutionProblem(capacity.REASON, "no worker is large enough")
+    small = ResolutionProblem(INSUFFICIENT_CAPACITY, "no worker is large enough")
     gone = ResolutionProblem("VersionNotFound", "no such version")
     away = ResolutionProblem("RegistryUnreachable", "away", last=identity(3))
     assert written(of, plan(version()), None).status.resolved == of.status.resolved

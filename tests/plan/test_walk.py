@@ -6,6 +6,7 @@ router still sends to. When the walk ends, everything comes to what is wanted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rayfleet_operator.api.fleet import ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import strategy
 from rayfleet_operator.plan.fleet import FleetPlan, plan
@@ -28,6 +30,7 @@ from rayfleet_operator.plan.live import live_apps
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution, ResolutionProblem
 from rayfleet_operator.plan.retry import RETRY_FAILED_AFTER
 from rayfleet_operator.plan.rollout import RETRY_ANNOTATION
+from rayfleet_operator.plan.room import Room
 from rayfleet_serving.config import ROUTER_APP, ModelIdentity, ModelRoute
 
 from .scenes import NOW, OPTIONS, app_name, fleet, identity, model, table_of
@@ -68,6 +71,7 @@ class Walk(RuleBasedStateMachine):
         self.models: dict[str, ModelDeployment] = {}
         self.alias: dict[str, int] = {}
         self.registry_up = True
+        self.cpus: int | None = None
         self.resolved: dict[str, ModelIdentity] = {}
         """What the registry said last."""
         self.away = False
@@ -97,6 +101,10 @@ class Walk(RuleBasedStateMachine):
     @rule(count=st.integers(2, 3))
     def scale_routers(self, count: int) -> None:
         self.routers = count
+
+    @rule(cpus=st.sampled_from([None, 3, 5, 8]))
+    def workers_come_or_go(self, cpus: int | None) -> None:
+        self.cpus = cpus
 
     @rule()
     def registry_goes_or_comes(self) -> None:
@@ -198,7 +206,15 @@ class Walk(RuleBasedStateMachine):
             observed=observed,
             serve_options=OPTIONS,
             now=self.now,
+            room=self.room(),
         )
+
+    def room(self) -> Room | None:
+        """None: everything has room."""
+        if self.cpus is None:
+            return None
+        group = {"name": "cpu", "cpu": str(self.cpus)}
+        return Room.of(ModelFleetSpec.model_validate({"workerGroups": [group]}))
 
     def check(self, observed: ObservedFleet, planned: FleetPlan) -> None:
         new = table_of(planned.config).models
@@ -217,10 +233,20 @@ class Walk(RuleBasedStateMachine):
                 ours = {app for app, found in live_apps(observed).items() if found.model == name}
                 assert not ours & running, f"{name} runs and is not served"
                 continue
+            if all(row.leaving for row in route.versions):
+                # One that Serve has given up on makes room for the next.
+                assert not {row.app for row in route.versions} & running, f"{name} runs and is not served"
+                continue
             assert sum(row.weight for row in route.versions) == 100
             before = {row.app for row in old[name].versions if row.weight} if name in old else set()
             after = {row.app for row in route.versions if row.weight}
-            alive = before & {app for app, found in self.world.apps.items() if found.status != "DELETING"}
+            no_room = planned.admission is not None and name in planned.admission.refused
+            # Where the wanted version has to wait for room, what Serve has given up on is left for anything that runs.
+            spent = {
+                a for a, found in self.world.apps.items() if found.status == "DEPLOY_FAILED" and not found.replicas
+            }
+            gone = {app for app, found in self.world.apps.items() if found.status == "DELETING"}
+            alive = before & self.world.apps.keys() - gone - (spent if no_room else set())
             # Weight leaves a living version only for one that every router can reach; where none can reach the living
             # one, the routers that there are must do.
             better = everywhere if any(_reach(observed, app) for app in before) else heard
@@ -228,7 +254,7 @@ class Walk(RuleBasedStateMachine):
             # But for a rollback: nothing is better than the version before, whatever ails it.
             back = {mark.stable} if mark is not None else set()
             assert after - back <= before | better or not alive, (name, before, after)
-            self.check_stages(name, observed, old, route)
+            self.check_stages(name, observed, old, route, no_room=no_room)
             # Nor does it wait: a wanted version that every router can reach, and that has all its replicas, has it.
             immediate = name in self.models and self.models[name].spec.rollout.strategy == "Immediate"
             if self.registry_up and not self.world.silent and immediate:
@@ -243,9 +269,16 @@ class Walk(RuleBasedStateMachine):
                 assert not sends, f"{router.name} still sends to {name}"
 
     def check_stages(
-        self, name: str, observed: ObservedFleet, old: Mapping[str, ModelRoute], route: ModelRoute
+        self,
+        name: str,
+        observed: ObservedFleet,
+        old: Mapping[str, ModelRoute],
+        route: ModelRoute,
+        *,
+        no_room: bool,
     ) -> None:
-        """A rollout comes to its end only from its last stage, and weight comes only stage by stage."""
+        """A rollout comes to its end only from its last stage, and weight comes only stage by stage. A candidate that
+        has no requests, and no longer has room, waits anew."""
         mark = old[name].rollout if name in old else None
         if mark is None or name not in self.models or not self.registry_up:
             return
@@ -255,19 +288,34 @@ class Walk(RuleBasedStateMachine):
             return
         had = sum(row.weight for row in old[name].versions if row.app == mark.candidate)
         has = sum(row.weight for row in route.versions if row.app == mark.candidate)
+        if no_room and not had:
+            return
         assert route.rollout is not None or had == 100, (name, mark)
         hopeless = mark.stage < 0 and self.world.apps[mark.stable].status != "RUNNING"
         between = [stage for stage in strategy.stages(rollout) if had < stage.weight < has]
         assert hopeless or not between, (name, had, has)
 
+    def two_versions(self) -> int:
+        """CPUs for the routers, and for two versions of each model: of the one that serves, and of the wanted one."""
+        cpus = self.routers * fleet().spec.routers.cpu_count
+        apps = live_apps(self.world.observe(self.now))
+        for name, found in self.models.items():
+            asked = [found.spec.resources.cpu_count]
+            for app in apps.values():
+                if app.model == name:
+                    (deployment,) = app.observed.entry["deployments"]
+                    asked.append(deployment["ray_actor_options"]["num_cpus"])
+            cpus += found.spec.replicas * (found.spec.resources.cpu_count + max(asked))
+        return math.ceil(cpus)
+
     def wanted(self, name: str) -> str:
         return app_name(self.alias[name], self.models[name])
 
     def come_to_rest(self) -> None:
-        """Everything works from now on, long enough for all to be done."""
-        self.registry_up, self.world.silent = True, False
+        """Everything works from now on, with room for two versions of each model, long enough for all to be done."""
+        self.registry_up, self.world.silent, self.cpus = True, False, self.two_versions()
         self.world.failing.clear()
-        for _ in range(24):
+        for _ in range(30):
             self.reconcile()
             self.now += timedelta(seconds=AT_REST_S)
             for name in sorted(self.world.apps):

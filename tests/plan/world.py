@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from rayfleet_operator.plan import size
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.ray import observe
 from rayfleet_serving.config import ROUTER_APP, RouterState, RouterVersionState, TrafficTable, VersionRoute, WindowCount
@@ -30,7 +31,7 @@ class App:
 
     @property
     def target(self) -> int:
-        return int(self.entry["deployments"][0]["num_replicas"])
+        return size.given(self.entry).least
 
 
 @dataclass
@@ -118,7 +119,7 @@ class World:
             app.replicas = min(app.replicas + 1, app.target)
 
     def _start_routers(self) -> None:
-        target = self.apps[ROUTER_APP].entry["deployments"][0]["num_replicas"]
+        target = self.apps[ROUTER_APP].target
         while len(self.routers) < target:
             self._names += 1
             self.routers.append(Router(f"r{self._names}"))

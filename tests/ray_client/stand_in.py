@@ -23,6 +23,8 @@ class StandIn(ThreadingHTTPServer):
         """When set, what a request must show."""
         self.config: dict[str, Any] | None = None
         """The config last put; None while Serve is not running."""
+        self.nodes: list[dict[str, Any]] | None = None
+        """What its state API tells of nodes; None for a Ray that has none."""
         self.answer: tuple[int, bytes] | None = None
         """When set, the status and body of every answer."""
         self.refuses = b""
@@ -63,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(403, b"invalid token")
         if self.server.answer is not None:
             return self._send(*self.server.answer)
+        if self.path.startswith("/api/v0/nodes") and self.server.nodes is not None:
+            return self._send(200, json.dumps({"data": {"result": {"result": self.server.nodes}}}).encode())
         if self.path != "/api/serve/applications/":
             return self._send(404, b"not found")
         if self.command == "PUT" and self.server.refuses:

@@ -115,6 +115,15 @@ def test_a_fleet_with_its_routers() -> None:
     assert (fleet.table, fleet.router_target, fleet.routers) == (TABLE, 3, (STATE,))
 
 
+@pytest.mark.parametrize(("running", "target"), [(None, 2), (1, 2), (2, 2), (3, 3), (4, 4), (9, 4)])
+def test_of_routers_whose_number_moves_those_that_run_are_waited_for(running: int | None, target: int) -> None:
+    entry = serve_config.router_app(
+        ModelFleetSpec.model_validate({"routers": {"replicas": 2, "maxReplicas": 4}}), TABLE
+    )
+    app = ObservedApp(name="router", status="RUNNING", entry=entry, replicas_running=running, replicas_target=4)
+    assert observe.fleet({"router": app}, [STATE], ObservedFleet(), NOW).router_target == target
+
+
 def test_a_fleet_without_a_router_app_has_no_routers_either() -> None:
     fleet = observe.fleet({}, [STATE], ObservedFleet(), NOW)
     assert (fleet.table, fleet.router_target, fleet.routers) == (None, 0, ())

@@ -8,11 +8,11 @@ import yaml
 
 from rayfleet_operator.render.raycluster import cluster_spec
 
-from .specs import FULL, NAME, SMALL, spec
+from .specs import FULL, KINDS, NAME, SMALL, spec
 
 
 def write() -> None:
-    for name, written in (("small", SMALL), ("full", FULL)):
+    for name, written in (("small", SMALL), ("full", FULL), ("kinds", KINDS)):
         # Through YAML without aliases: the same map may stand in several places.
         dumper = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
         text = yaml.dump(cluster_spec(NAME, spec(written)), Dumper=dumper, sort_keys=False, width=120)

@@ -1,4 +1,4 @@
-"""Fleets to render: a small one, and one that uses everything."""
+"""Fleets to render: a small one, one that uses everything of pods, and one with workers of every kind."""
 
 from __future__ import annotations
 
@@ -74,6 +74,39 @@ FULL: dict[str, Any] = {
     ],
     "modelCache": {"sizeLimit": "200Gi"},
     "progressDeadline": "30m",
+}
+
+KINDS: dict[str, Any] = {
+    "image": "example.com/rayfleet-serving:1",
+    "rayVersion": "2.60.0",
+    "workerGroups": [
+        {"name": "cpu", "minReplicas": 2, "cpu": "4", "memory": "8Gi"},
+        {
+            "name": "l4",
+            "maxReplicas": 4,
+            "cpu": "8",
+            "memory": "32Gi",
+            "gpu": 1,
+            "gpuMemory": "24Gi",
+            "accelerator": "L4",
+            "spot": True,
+            "image": "example.com/rayfleet-serving:1-cuda",
+            "nodeSelector": {"pool": "l4", "cloud.google.com/gke-spot": "true"},
+            "tolerations": [
+                {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+                {"key": "spot", "value": "true", "effect": "NoExecute", "tolerationSeconds": 30},
+            ],
+        },
+        {"name": "mig", "cpu": "8", "memory": "32Gi", "gpu": 3, "gpuResource": "nvidia.com/mig-1g.10gb"},
+        {
+            "name": "sliced",
+            "cpu": "8",
+            "memory": "32Gi",
+            "gpu": 2,
+            "gpuResource": "nvidia.com/gpu.shared",
+            "accelerator": "A100-80GB",
+        },
+    ],
 }
 
 

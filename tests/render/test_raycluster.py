@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources, _get_num_gpus
 
+from rayfleet_operator.plan import serve_config
 from rayfleet_operator.render.names import RESTART_ANNOTATION
-from rayfleet_operator.render.raycluster import cluster_spec, ordered, resized
+from rayfleet_operator.render.raycluster import cluster_spec, offers, ordered, resized
+from rayfleet_operator.render.revision import inputs_digest
+from rayfleet_operator.render.standing import in_place
+from rayfleet_serving.config import TrafficTable
 
-from .specs import FULL, NAME, SMALL, spec
+from .specs import FULL, KINDS, NAME, SMALL, spec
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize(("name", "written"), [("small", SMALL), ("full", FULL)])
+@pytest.mark.parametrize(("name", "written"), [("small", SMALL), ("full", FULL), ("kinds", KINDS)])
 def test_a_cluster_is_rendered_as_ever(name: str, written: dict[str, Any]) -> None:
     """Every change of these files builds a new Ray cluster, with all its GPUs, for each fleet whose spec is edited
     after the release that has it. If it must be: `python -m render.golden`, in tests/."""
@@ -125,7 +131,7 @@ def containers(cluster: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, 
     return [(each["spec"], container) for each in templates for container in each["spec"]["containers"]]
 
 
-@pytest.mark.parametrize("written", [SMALL, FULL])
+@pytest.mark.parametrize("written", [SMALL, FULL, KINDS])
 def test_our_containers_are_restricted(written: dict[str, Any]) -> None:
     found = [
         (pod, each) for pod, each in containers(cluster_spec(NAME, spec(written))) if each["name"].startswith("ray-")
@@ -144,3 +150,51 @@ def test_no_secret_stands_in_a_rendering() -> None:
     rendered = json.dumps(cluster_spec(NAME, spec(FULL)))
     assert '"secretKeyRef": {"name": "redis", "key": "password"}' in rendered
     assert '"secretName": "vision-auth"' in rendered
+
+
+def groups_of(cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["groupName"]: each for each in cluster["workerGroupSpecs"]}
+
+
+def test_ray_and_its_autoscaler_read_what_a_group_offers() -> None:
+    """The autoscaler decides by it which group gets one more pod, before there is any."""
+    offered = {
+        "cpu": (None, {"on-demand": 1000}),
+        "l4": (1, {"accelerator:L4": 1000}),
+        "mig": (3, {"on-demand": 1000}),
+        "sliced": (2, {"accelerator:A100-80GB": 1000, "on-demand": 1000}),
+    }
+    for name, group in groups_of(cluster_spec(NAME, spec(KINDS))).items():
+        params = group["rayStartParams"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]
+        found = _get_num_gpus({}, params, limits, name), _get_custom_resources({}, params, name)
+        assert found == offered[name]
+        # KubeRay puts each parameter into a command line of bash as it is.
+        shown = subprocess.run(
+            ["bash", "-c", f"printf %s {params.get('resources', '{}')}"], capture_output=True, text=True, check=True
+        )
+        assert json.loads(shown.stdout) == offered[name][1] == offers(params)
+
+
+def test_nothing_is_said_of_spot_where_all_workers_are_alike() -> None:
+    every = [{**group, "spot": False} for group in KINDS["workerGroups"]]
+    rendered = cluster_spec(NAME, spec(KINDS, workerGroups=every))
+    assert "on-demand" not in json.dumps(rendered)
+    router = serve_config.router_app(spec(KINDS, workerGroups=every), TrafficTable())
+    assert "resources" not in router["deployments"][0]["ray_actor_options"]
+    router = serve_config.router_app(spec(KINDS), TrafficTable())
+    assert router["deployments"][0]["ray_actor_options"]["resources"] == {"on-demand": 0.001}
+
+
+def test_other_tolerations_are_other_pods() -> None:
+    """KubeRay alone would keep the pods, which go on without them."""
+    first, *others = KINDS["workerGroups"]
+    tolerant = spec(KINDS, workerGroups=[{**first, "tolerations": [{"key": "a", "operator": "Exists"}]}, *others])
+    assert not in_place(cluster_spec(NAME, spec(KINDS)), cluster_spec(NAME, tolerant))
+
+
+def test_how_much_memory_a_gpu_has_is_nothing_to_a_pod() -> None:
+    without = [{key: each[key] for key in each if key != "gpuMemory"} for each in KINDS["workerGroups"]]
+    other = {**KINDS, "workerGroups": without}
+    assert cluster_spec(NAME, spec(other)) == cluster_spec(NAME, spec(KINDS))
+    assert inputs_digest(other, "") == inputs_digest(KINDS, "")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rayfleet_operator.render import objects, revision
 from rayfleet_operator.render.raycluster import cluster_spec
 
-from .specs import FULL, NAME, OWNERS, SMALL, spec
+from .specs import FULL, KINDS, NAME, OWNERS, SMALL, spec
 
 BASE = revision.inputs_digest(FULL, "")
 
@@ -35,6 +35,8 @@ SAME = [
     changed("routers", {"replicas": 9, "cpu": "3"}),
     changed("routers", None),
     changed("progressDeadline", "2h"),
+    changed("gpuSharing", "MPS"),
+    changed("workerGroups.1.gpuMemory", "24Gi"),
     changed("workerGroups.0.minReplicas", 7),
     changed("workerGroups.1.maxReplicas", 100),
     changed("workerGroups.0.maxReplicas", 5),
@@ -94,6 +96,7 @@ def test_digests_stay_what_they_are() -> None:
     assert revision.inputs_digest({}, "") == "6ab8b5a658"
     assert revision.inputs_digest(SMALL, "") == "01821e6c7f"
     assert BASE == "478132be3b"
+    assert revision.inputs_digest(KINDS, "") == "75fb135de7"
 
 
 def kept(inputs: str, number: int, cluster: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from rayfleet_operator.plan.capacity import Worker
+from rayfleet_operator.plan.room import Worker, steady
 from rayfleet_operator.render.raycluster import cluster_spec, resized
 from rayfleet_operator.render.standing import in_place, meant
 
-from .specs import FULL, NAME, SMALL, spec
+from .specs import FULL, KINDS, NAME, SMALL, spec
 
 
 def test_a_fleet_that_exists_is_as_it_was_rendered_whatever_the_defaults_are_today() -> None:
@@ -24,6 +24,18 @@ def test_a_fleet_that_exists_is_as_it_was_rendered_whatever_the_defaults_are_tod
     assert then.env_from == spec(FULL).env_from
     assert meant(today, rendered, ("workerGroups", "envFrom")) == today
     assert meant(today, {"workerGroupSpecs": [{"groupName": "cpu"}]}, ()) == today
+
+
+def test_workers_of_every_kind_are_what_they_were_rendered_as() -> None:
+    rendered = cluster_spec(NAME, spec(KINDS))
+    then = meant(spec(KINDS), rendered, ())
+    assert [Worker.of(group) for group in then.worker_groups] == [
+        Worker.of(group) for group in spec(KINDS).worker_groups
+    ]
+    assert steady(then)
+    alike = spec(KINDS, workerGroups=[{**group, "spot": False} for group in KINDS["workerGroups"]])
+    assert steady(meant(alike, rendered, ())), "its workers offer what routers ask for"
+    assert not steady(meant(spec(KINDS), cluster_spec(NAME, alike), ())), "and these do not"
 
 
 def with_groups(*groups: dict[str, Any], **fields: Any) -> dict[str, Any]:

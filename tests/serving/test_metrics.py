@@ -84,3 +84,19 @@ def test_buckets_tell_a_p99_at_5_ms_and_at_5_s(client: httpx.Client) -> None:
 def test_nothing_is_in_flight_when_nobody_asks(client: httpx.Client) -> None:
     client.post(f"/{MODEL}/predict", json=BODY)
     assert totals(client, "rayfleet_requests_in_flight", model=MODEL) == 0
+
+
+def test_a_replica_says_what_memory_it_takes_of_what_it_may(client: httpx.Client) -> None:
+    used = totals(client, "rayfleet_memory_used_bytes", model="picky")
+    assert 2**26 < used < 2**32
+    assert totals(client, "rayfleet_memory_cap_bytes", model="picky") == 0, "it has none"
+
+
+def test_the_time_that_a_model_computes_is_counted(client: httpx.Client) -> None:
+    before = totals(client, "rayfleet_compute_busy_seconds_total", model="picky")
+    assert client.post("/picky/predict", json={"instances": [[-0.3]]}).status_code == 200
+    assert 0.3 <= totals(client, "rayfleet_compute_busy_seconds_total", model="picky") - before < 3
+
+
+def test_batches_that_ran_out_of_memory_are_counted(client: httpx.Client) -> None:
+    assert totals(client, "rayfleet_out_of_memory_batches_total", model="picky") == 0

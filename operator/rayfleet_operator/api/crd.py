@@ -99,7 +99,7 @@ RESOURCES = (
             _PROGRESS,
             Column("Model", ".spec.model.uri"),
             Column("Version", ".status.versions[0].name"),
-            Column("Replicas", ".spec.replicas", "integer"),
+            Column("Replicas", ".status.replicas", "integer"),
             _AGE,
             _REASON,
             _DEGRADED,

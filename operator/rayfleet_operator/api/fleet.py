@@ -1,35 +1,61 @@
 """ModelFleet: what several models share. One fleet is one RayService on Kubernetes, or one local Ray.
 
 On Kubernetes a field that is left out has the value that the operator's administrator chose for all fleets, and only
-then the one named here. With `rayfleet up` only `routers` has an effect: there is one machine.
+then the one named here. With `rayfleet up` only `routers` and `gpuSharing` have an effect: there is one machine.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from rayfleet_operator.api import forms, quantity
 from rayfleet_operator.api.base import BY_NAME, ApiModel, Rule, each_once
 from rayfleet_operator.api.environment import SecretOrConfigMap, Variable
-from rayfleet_operator.api.patterns import LABEL, NAME_LENGTH, PORT
+from rayfleet_operator.api.patterns import PORT
 from rayfleet_operator.api.status import ModelFleetStatus
-from rayfleet_operator.api.template import HEAD, WORKER, PodTemplate, own_container
+from rayfleet_operator.api.template import HEAD, PodTemplate, own_container
 from rayfleet_operator.api.types import Cpus, Memory, Metadata
+from rayfleet_operator.api.workers import Image, WorkerGroup
+
+__all__ = ["GcsFaultTolerance", "Head", "ModelCache", "ModelFleet", "ModelFleetSpec", "Routers", "WorkerGroup"]
+
+GpuSharing = Literal["TimeSlicing", "MPS"]
+_TIME_SLICING: GpuSharing = "TimeSlicing"
 
 
 class Routers(ApiModel):
     """The processes that take requests and send them on to models."""
 
+    rules: ClassVar = (
+        Rule(
+            # What is out of its own bounds is refused for that alone.
+            cel="!has(self.maxReplicas) || self.maxReplicas < 2"
+            " || self.maxReplicas >= (has(self.replicas) && self.replicas <= 100 ? self.replicas : 2)",
+            check=lambda routers: routers.max_replicas is None or routers.max_replicas >= routers.replicas,
+            message="maxReplicas is less than replicas",
+            right="at least replicas, or leave it out for a fixed number",
+            field="maxReplicas",
+        ),
+    )
+
     replicas: Annotated[int, Field(ge=2, le=100)] = Field(default_factory=lambda: 2)
     """At least two, so that one can be lost. Left out: 2."""
+    max_replicas: Annotated[int | None, Field(ge=2, le=100)] = None
+    """Routers that there may be when they are busy. Left out: always `replicas`."""
     cpu: Cpus = Field(default_factory=lambda: "1")
     """CPUs of each router. Left out: 1."""
 
     @property
     def cpu_count(self) -> float:
         return quantity.parse_count(self.cpu)
+
+    @property
+    def ceiling(self) -> int:
+        """Most routers there may be."""
+        return self.replicas if self.max_replicas is None else self.max_replicas
 
 
 class PasswordSecret(ApiModel):
@@ -78,57 +104,6 @@ class Head(ApiModel):
     """A pod template that is merged over the operator's own; the container is `ray-head`."""
 
 
-class WorkerGroup(ApiModel):
-    """Pods of one kind on which routers and models run."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="!has(self.maxReplicas) || self.maxReplicas >= self.minReplicas",
-            check=lambda group: group.max_replicas is None or group.max_replicas >= group.min_replicas,
-            message="maxReplicas is less than minReplicas",
-            right="at least minReplicas, or leave it out for a fixed number",
-            field="maxReplicas",
-        ),
-        Rule(
-            cel="self.name != 'headgroup'",
-            check=lambda group: group.name != "headgroup",
-            message="headgroup is what KubeRay calls the head",
-            right="choose another name",
-            field="name",
-        ),
-        own_container(WORKER),
-    )
-
-    name: Annotated[
-        str,
-        forms.text(
-            LABEL,
-            what="a name of lower-case letters, digits and inner hyphens",
-            example="gpu-a10",
-            max_length=NAME_LENGTH,
-        ),
-    ]
-    """Unique in the fleet."""
-    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Pods that there always are."""
-    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Pods that Ray's autoscaler may go up to. Left out: always `minReplicas`."""
-    cpu: Cpus = "2"
-    """CPUs of each pod: limit and request."""
-    memory: Memory = "4Gi"
-    """Memory of each pod: limit and request."""
-    gpu: Annotated[int, Field(ge=1, le=99)] | None = None
-    """GPUs of each pod, as nvidia.com/gpu. Left out: none."""
-    template: PodTemplate = Field(default_factory=dict)
-    """A pod template that is merged over the operator's own, for node selectors, tolerations, requests below the limits
-    and the like; the container is `ray-worker`."""
-
-    @property
-    def ceiling(self) -> int:
-        """Most pods there may be."""
-        return self.min_replicas if self.max_replicas is None else self.max_replicas
-
-
 class ModelCache(ApiModel):
     """Where pods keep the artifacts of models."""
 
@@ -167,20 +142,31 @@ class ModelFleetSpec(ApiModel):
             right="each one once",
             field="envFrom",
         ),
+        Rule(
+            cel="!has(self.workerGroups) || self.workerGroups.size() == 0"
+            " || self.workerGroups.exists(i, !has(i.spot) || !i.spot)",
+            check=lambda spec: not spec.worker_groups or not all(group.spot for group in spec.worker_groups),
+            message="spot has no effect where every group has it: routers have no others to run on",
+            right="leave it out, or add a group without it",
+            field="workerGroups",
+        ),
+        Rule(
+            # A template may ask for GPUs as well.
+            cel="!has(self.gpuSharing) || self.gpuSharing != 'MPS'"
+            " || !has(self.workerGroups) || self.workerGroups.size() == 0"
+            " || self.workerGroups.exists(i, has(i.gpu) || has(i.template))",
+            check=lambda spec: (
+                spec.gpu_sharing != "MPS"
+                or not spec.worker_groups
+                or any(group.gpu is not None or "template" in group.model_fields_set for group in spec.worker_groups)
+            ),
+            message="gpuSharing has no effect where no group has GPUs",
+            right="leave it out, or give a group gpu",
+            field="gpuSharing",
+        ),
     )
 
-    image: (
-        Annotated[
-            str,
-            forms.text(
-                r"[a-zA-Z0-9][-a-zA-Z0-9._/:@]*",
-                what="an image reference",
-                example="example.com/rayfleet-serving:0.1.0",
-                max_length=512,
-            ),
-        ]
-        | None
-    ) = None
+    image: Image | None = None
     """The serving image of every pod. Changing it builds a new Ray cluster beside the old one, and switches when it
     answers."""
     ray_version: (
@@ -212,6 +198,10 @@ class ModelFleetSpec(ApiModel):
     """Variables of every pod."""
     env_from: Annotated[list[SecretOrConfigMap], Field(max_length=16)] = Field(default_factory=list)
     """Variables of every pod, from Secrets and ConfigMaps. Pods read them when they start."""
+    gpu_sharing: GpuSharing = Field(default_factory=lambda: _TIME_SLICING)
+    """How models compute on a GPU that they share. `TimeSlicing`: by turns, whatever their shares. `MPS`: at the same
+    time, each with at most its `resources.gpu` of the GPU's threads; NVIDIA's MPS must run on the nodes, and a change
+    of this field starts every version anew that has a part of a GPU. Left out: TimeSlicing."""
     head: Head = Field(default_factory=Head)
     """The pod of Ray's head."""
     routers: Routers = Field(default_factory=Routers)
@@ -231,9 +221,22 @@ class ModelFleetSpec(ApiModel):
         return quantity.parse_duration(self.progress_deadline)
 
 
+def of_several(fields: Mapping[str, Any]) -> ModelFleetSpec:
+    """The spec of fields that not one person wrote: a fleet's own with an administrator's defaults. That `gpuSharing`
+    has no effect is a mistake only of who chose the worker groups as well.
+
+    Raises:
+        ValidationError: together they are no spec.
+    """
+    others = {name: value for name, value in fields.items() if name != "gpuSharing"}
+    sharing = ModelFleetSpec.model_validate({"gpuSharing": fields["gpuSharing"]} if "gpuSharing" in fields else {})
+    return ModelFleetSpec.model_validate(others).model_copy(update={"gpu_sharing": sharing.gpu_sharing})
+
+
 class ModelFleet(ApiModel):
     """What several models share. On Kubernetes, a field of `spec` that is left out as a whole has the value that the
-    operator's administrator chose for all fleets. With `rayfleet up`, only `spec.routers` has an effect."""
+    operator's administrator chose for all fleets. With `rayfleet up`, only `spec.routers` and `spec.gpuSharing` have an
+    effect."""
 
     api_version: Literal["rayfleet.io/v1alpha1"] = "rayfleet.io/v1alpha1"
     kind: Literal["ModelFleet"] = "ModelFleet"

@@ -118,13 +118,18 @@ def object_name(example: str) -> Form:
     return text(rf"{LABEL}(\.{LABEL})*", what=what, example=example, max_length=253)
 
 
+DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+IS_DURATION = f"matches({_cel_text(DURATION)})"
+"""CEL: what is no duration is refused for that alone, so a rule that compares two asks this first."""
+
+
 def duration(low: str, high: str, *, example: str) -> Form:
     """A duration between two others, both included."""
     bounds = quantity.parse_duration(low), quantity.parse_duration(high)
     return Form(
         what=f"a duration from {low} to {high}",
         example=example,
-        pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$",
+        pattern=DURATION,
         max_length=16,
         cel=f"duration(self) >= duration('{low}') && duration(self) <= duration('{high}')",
         check=lambda value: bounds[0] <= quantity.parse_duration(value) <= bounds[1],

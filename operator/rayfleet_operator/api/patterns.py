@@ -4,6 +4,14 @@ from __future__ import annotations
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 """RFC 1123 label."""
+LABEL_VALUE = r"([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?"
+"""The value of a label, which may be empty."""
+LABEL_KEY = rf"({LABEL}(\.{LABEL})*/)?[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?"
+"""The name of a label or a taint: with a domain or without."""
+KUBERNETES_RESOURCE = rf"{LABEL}(\.{LABEL})*/[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?"
+"""An extended resource, which always has a domain."""
+KIND = r"[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?"
+"""A kind of GPU, like A100-80GB."""
 NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 """RFC 1035 label: what Services and RayServices may be called, and a fleet gives both its name."""
 NAME_LENGTH = 40

@@ -190,6 +190,17 @@ class WrittenBack(StatusModel):
     """The tag that it was given; empty for none."""
 
 
+class ScalingStatus(StatusModel):
+    """The replicas of the version that has the requests, where their number follows the load."""
+
+    wanted: Annotated[int, Field(ge=0)]
+    """Replicas that there are to be: what was needed for as long as the delays say, within the bounds."""
+    running: Annotated[int, Field(ge=0)]
+    """Replicas that run."""
+    reason: Annotated[str, Field(max_length=256)] = ""
+    """Why so many are wanted, for people, as it was when their number changed last."""
+
+
 class ModelDeploymentStatus(StatusModel):
     """What the operator saw last."""
 
@@ -203,6 +214,8 @@ class ModelDeploymentStatus(StatusModel):
     """What the URI means. When the registry is out of reach, this still holds."""
     replicas: Annotated[int, Field(ge=0)] = 0
     """Replicas that run, over all versions."""
+    scaling: ScalingStatus | None = None
+    """With `autoscaling`: how many replicas are wanted, and why."""
     versions: Annotated[
         list[VersionStatus],
         Field(
@@ -225,6 +238,52 @@ class ModelDeploymentStatus(StatusModel):
     """What `spec.model.registry.writeBack` has written; it is not written again."""
 
 
+class GroupCapacity(StatusModel):
+    """What is asked of one worker group, and what is free, with as many workers as it may have."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """The worker group."""
+    accelerator: Annotated[str, Field(max_length=63)] = ""
+    """What kind its GPUs are; empty where it does not say."""
+    workers: Annotated[int, Field(ge=0)]
+    """Workers that there may be."""
+    cpus_asked: Annotated[str, Field(max_length=32)]
+    """CPUs that replicas and routers ask for."""
+    cpus_free: Annotated[str, Field(max_length=32)]
+    """CPUs that nobody asks for."""
+    memory_asked: Annotated[str, Field(max_length=32)]
+    """Memory that replicas reserve."""
+    memory_free: Annotated[str, Field(max_length=32)]
+    """Memory that none reserves."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs that there may be."""
+    gpus_asked: Annotated[str, Field(max_length=32)] = ""
+    """GPUs that replicas ask for, as a sum of shares; empty where there is no GPU."""
+    gpus_free: Annotated[str, Field(max_length=32)] = ""
+    """GPUs that none asks for, as a sum of shares."""
+    gpu_largest_free: Annotated[str, Field(max_length=32)] = ""
+    """The largest share that is free on one GPU: no replica finds room for more."""
+    gpu_memory_asked: Annotated[str, Field(max_length=32)] = ""
+    """GPU memory that replicas ask for; empty where the group does not say how much its GPUs have."""
+    gpu_memory_free: Annotated[str, Field(max_length=32)] = ""
+    """GPU memory that none asks for."""
+
+
+class WaitingModel(StatusModel):
+    """A model with replicas for which there is no room."""
+
+    name: Annotated[str, Field(max_length=63)]
+    """The ModelDeployment, or routers."""
+    version: Annotated[str, Field(max_length=64)] = ""
+    """Which version of it."""
+    replicas: Annotated[int, Field(ge=0)]
+    """Replicas that wait."""
+    refused: bool = False
+    """Not one of its replicas has room, so nothing of it is given to Ray."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """What it needs and what is free."""
+
+
 class ModelFleetStatus(StatusModel):
     """What the operator saw last."""
 
@@ -240,3 +299,12 @@ class ModelFleetStatus(StatusModel):
     """The RayCluster that is to take over; empty when none is."""
     models: Annotated[int, Field(ge=0)] = 0
     """ModelDeployments that run on this fleet."""
+    capacity: Annotated[
+        list[GroupCapacity],
+        Field(
+            max_length=16, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+        ),
+    ] = Field(default_factory=list)
+    """What is asked of each worker group, and what is free."""
+    waiting: Annotated[list[WaitingModel], Field(max_length=64)] = Field(default_factory=list)
+    """Models that wait for room, and why."""

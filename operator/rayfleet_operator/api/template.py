@@ -55,6 +55,10 @@ class Container(Open):
     """Its image."""
 
 
+class Anything(Open):
+    """An object of Kubernetes' own, as it knows it."""
+
+
 class PodSpec(Open):
     """Fields of a pod's spec."""
 
@@ -70,6 +74,10 @@ class PodSpec(Open):
         Field(default_factory=list)
     )
     """Volumes."""
+    node_selector: Anything | None = None
+    """Labels that nodes must have."""
+    tolerations: Annotated[list[Anything], Field(max_length=64)] | None = None
+    """Taints of nodes that do not keep the pods away."""
 
 
 class PodMetadata(ApiModel):

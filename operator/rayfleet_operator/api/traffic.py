@@ -62,7 +62,8 @@ class NamedVersion(ApiModel):
     """Percent of the requests that other versions answer of which it gets a copy. What it answers is thrown away, and
     compared: see the metrics whose names begin with rayfleet_mirror."""
     replicas: Annotated[int | None, Field(ge=1, le=1000)] = None
-    """Its replicas. Left out: as many as the model's own version has."""
+    """Its replicas. Left out: as many as the model's own version has; with `spec.autoscaling`, as many as its own load
+    needs."""
 
 
 class Traffic(ApiModel):

@@ -13,8 +13,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rayfleet_operator.api import forms, quantity
+from rayfleet_operator.api.autoscaling import Autoscaling
 from rayfleet_operator.api.base import ApiModel, Rule, failure
-from rayfleet_operator.api.patterns import KUBERAYS, LABEL, MODEL_URI, NAME, NAME_LENGTH
+from rayfleet_operator.api.patterns import KIND, KUBERAYS, LABEL, MODEL_URI, NAME, NAME_LENGTH
 from rayfleet_operator.api.registry import Registry
 from rayfleet_operator.api.rollout import Rollout
 from rayfleet_operator.api.status import ModelDeploymentStatus
@@ -48,6 +49,15 @@ Namespace = Annotated[
 ]
 Cpus = Annotated[str, forms.cpus()]
 Memory = Annotated[str, forms.memory()]
+Accelerator = Annotated[
+    str,
+    forms.text(
+        KIND,
+        what="a kind of GPU: letters, digits, and inner hyphens, dots and underscores",
+        example="A100-80GB",
+        max_length=63,
+    ),
+]
 
 
 class Metadata(BaseModel):
@@ -130,17 +140,29 @@ class Resources(ApiModel):
             right="give gpu too, or leave gpuMemory out",
             field="gpuMemory",
         ),
+        Rule(
+            cel="!has(self.accelerator) || has(self.gpu)",
+            check=lambda resources: resources.accelerator is None or resources.gpu is not None,
+            message="accelerator has no effect without gpu",
+            right="give gpu too, or leave accelerator out",
+            field="accelerator",
+        ),
     )
 
     cpu: Cpus = "1"
     """CPUs of each replica."""
     memory: Memory | None = None
-    """Memory reserved for each replica. Left out: none is reserved."""
+    """Memory of each replica: reserved for it, and the most that its process can take, Python, Ray and the model's
+    libraries included. Left out: none is reserved, and there is no cap."""
     gpu: Annotated[str | None, forms.gpus()] = None
     """GPUs of each replica. Left out: none."""
+    accelerator: Accelerator | None = None
+    """What kind of GPU: replicas run on worker groups that name the same `accelerator`; only with `gpu`. Left out: any.
+    With `rayfleet up` the kind has no effect: there is one machine."""
     gpu_memory: Memory | None = None
-    """GPU memory that a replica can take at most; only with `gpu`. Left out: no cap. Enforced for pytorch, onnx and
-    torch-based pyfunc and transformers models; xgboost has no such cap."""
+    """GPU memory that a replica can take at most; only with `gpu`. PyTorch and onnxruntime keep to it by themselves; a
+    replica that takes more otherwise is replaced. Where Ray hands out GPUs that are none, it is a part of the process.
+    Left out: no cap."""
 
     @property
     def cpu_count(self) -> float:
@@ -211,6 +233,27 @@ class ModelDeploymentSpec(ApiModel):
             right="leave the weights out, or the strategy",
             field="traffic",
         ),
+        Rule(
+            # 1 is what the API server writes where nothing is said. It must: /scale has no answer without a number.
+            cel="!has(self.autoscaling) || self.replicas == 1",
+            check=lambda spec: spec.autoscaling is None or spec.replicas == 1,
+            message="replicas has no effect beside autoscaling",
+            right="leave replicas out, or autoscaling",
+            field="replicas",
+        ),
+        Rule(
+            cel="!has(self.autoscaling) || !has(self.autoscaling.latency)"
+            f" || ![self.autoscaling.latency.target, self.limits.requestTimeout].all(i, i.{forms.IS_DURATION})"
+            " || duration(self.autoscaling.latency.target) < duration(self.limits.requestTimeout)",
+            check=lambda spec: (
+                spec.autoscaling is None
+                or spec.autoscaling.latency is None
+                or spec.autoscaling.latency.target_seconds < spec.limits.request_timeout_seconds
+            ),
+            message="requests are given up before they have taken as long as the latency target",
+            right="a target below limits.requestTimeout",
+            field="autoscaling.latency.target",
+        ),
     )
 
     fleet: Name | None = None
@@ -218,7 +261,12 @@ class ModelDeploymentSpec(ApiModel):
     model: Model
     """Which model to serve."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Replicas of each live version."""
+    """Replicas of each live version; without `autoscaling` only."""
+    autoscaling: Autoscaling | None = None
+    """How the number of replicas follows the load. Left out: it is `replicas`."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(default_factory=lambda: 0)
+    """Who goes first where models share a GPU or, without one, a machine: while one is pressed, those of a lower
+    priority answer fewer requests. Left out: 0."""
     resources: Resources = Resources()
     """What one replica gets."""
     batching: Batching = Batching()

@@ -9,9 +9,13 @@ import click
 COMMANDS = {
     "validate": "Check ModelDeployment and ModelFleet files; print every mistake at once.",
     "render": "Print the Serve config that the files would deploy.",
+    "diff": "Show what applying files would change on a cluster, and what that costs.",
+    "capacity": "Say which models fit where, and why one waits.",
     "up": "Serve a folder of ModelDeployments on this machine.",
     "status": "Show what a running `rayfleet up` serves.",
     "predict": "Send one JSON or image file to a model.",
+    "measure": "Measure how long a running model takes for a batch.",
+    "simulate": "Replay requests against a model's spec: replicas, latency and cost over time.",
     "rollout": "Look at how a model's new version takes over, and decide about it.",
     "operator": "Look after the fleets of a Kubernetes cluster.",
 }

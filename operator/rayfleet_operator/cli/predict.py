@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import click
 import httpx
 
 from rayfleet_operator.api.problems import harmless
-from rayfleet_operator.local import state
+from rayfleet_operator.cli import endpoint
 
 CONTENT_TYPES = {
     ".json": "application/json",
@@ -43,7 +42,7 @@ def predict(model: str, file: Path, url: str | None, port: int | None, timeout: 
     if content_type is None:
         known = ", ".join(CONTENT_TYPES)
         raise click.BadParameter(f"{file.name} is neither JSON nor an image; its name ends in one of {known}")
-    target = f"{(url or _running_url(port)).rstrip('/')}/{quote(model, safe='')}/predict"
+    target = f"{(url or endpoint.running_url(port)).rstrip('/')}/{quote(model, safe='')}/predict"
     try:
         answer = httpx.post(
             target,
@@ -58,37 +57,14 @@ def predict(model: str, file: Path, url: str | None, port: int | None, timeout: 
         why = harmless(str(error)) or type(error).__name__
         raise click.ClickException(f"{target} cannot be reached: {why}") from error
     if not answer.is_success:
-        raise click.ClickException(f"{target} answered {answer.status_code}: {harmless(_reason(answer))}")
+        raise click.ClickException(f"{target} answered {answer.status_code}: {harmless(endpoint.reason(answer))}")
     try:
         click.echo(_shown(answer.json()))
     except ValueError as error:
         raise click.ClickException(f"{target} did not answer in JSON; is it a rayfleet endpoint?") from error
 
 
-def _running_url(port: int | None) -> str:
-    running = [up.url for up in state.running(state.state_folder(os.environ))]
-    found = [url for url in running if port is None or urlsplit(url).port == port]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        where = f" on port {port}" if port is not None else ""
-        raise click.ClickException(
-            f"no rayfleet up is running{where}; start one with: rayfleet up FOLDER, or give --url"
-        )
-    raise click.ClickException(f"several rayfleet up are running, at {', '.join(found)}; choose one with --port")
-
-
 def _shown(answer: object) -> str:
     """The answer as JSON in which what a terminal would obey is escaped, in JSON's way: a program may read it."""
     text = json.dumps(answer, indent=2, ensure_ascii=False)
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
-
-
-def _reason(answer: httpx.Response) -> str:
-    """The sentence of an error answer; the field it is about where the router names one."""
-    try:
-        body = answer.json()
-        field = f" ({body['field']})" if body.get("field") else ""
-        return f"{body['error']}{field}"
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return answer.text.strip()[:500] or answer.reason_phrase

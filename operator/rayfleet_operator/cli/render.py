@@ -12,7 +12,7 @@ import yaml
 
 from rayfleet_operator.api import documents
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.local.sources import pick_fleet
+from rayfleet_operator.local.sources import of_any_kind, on_one_machine, pick_fleet
 from rayfleet_operator.plan import named, serve_config
 from rayfleet_operator.plan.fleet import plan
 from rayfleet_operator.plan.observed import Noted, ObservedFleet, Resolution
@@ -44,8 +44,8 @@ def render(paths: tuple[str, ...], fleet_name: str | None, output: Literal["yaml
         raise _refusal(["no ModelDeployment to render" + (f" on fleet {fleet_name}" if fleet_name else "")])
     try:
         planned = plan(
-            fleet=fleet,
-            models=models,
+            fleet=on_one_machine(fleet),
+            models=[of_any_kind(model) for model in models],
             resolutions=_resolve({model.metadata.name: model for model in named.asked_for(models)}),
             observed=ObservedFleet(),
             serve_options=ServeOptions(host="127.0.0.1"),  # as `rayfleet up` serves it

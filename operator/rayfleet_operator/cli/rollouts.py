@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,6 @@ from urllib.parse import urlsplit
 import click
 from pydantic import ValidationError
 
-from rayfleet_operator.api.problems import harmless
 from rayfleet_operator.api.rollout import Rollout
 from rayfleet_operator.api.status import (
     Condition,
@@ -26,6 +22,7 @@ from rayfleet_operator.api.status import (
     VersionStatus,
 )
 from rayfleet_operator.api.types import API_VERSION, GROUP
+from rayfleet_operator.cli.kubectl import Kubectl, KubectlError
 from rayfleet_operator.local import state
 from rayfleet_operator.local.commands import ANNOTATIONS, Commands, Said
 from rayfleet_operator.local.state import Up
@@ -39,9 +36,6 @@ MANAGER = "rayfleet-rollout"
 KIND = f"modeldeployments.{GROUP}"
 
 UNKNOWN = "nothing is known yet"
-
-KLOG = re.compile(r"[EWI][0-9]{4} [0-9:.]+ ")
-"""How lines of kubectl's own log begin, which tell its makers something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +165,13 @@ class Kubernetes:
     """What kubectl reaches: it knows every way to sign in."""
 
     def __init__(self, *, namespace: str | None, context: str | None, kubeconfig: str | None) -> None:
-        given = {"--namespace": namespace, "--context": context, "--kubeconfig": kubeconfig}
-        self._why = "" if any(given.values()) else "no rayfleet up runs here, so kubectl was asked: "
-        self._options = [word for option, value in given.items() if value for word in (option, value)]
+        given = any((namespace, context, kubeconfig))
+        self._why = "" if given else "no rayfleet up runs here, so kubectl was asked: "
+        self._namespace = namespace
+        self._kubectl = Kubectl(context=context, kubeconfig=kubeconfig)
 
     def model(self, name: str) -> Model:
-        found = json.loads(self._kubectl("get", KIND, name, "-o", "json"))
+        found = json.loads(self._ask("get", KIND, name, "-o", "json"))
         metadata = found["metadata"]
         back = (metadata.get("annotations") or {}).get(rollback.ROLLBACK_ANNOTATION, "")
         status = ModelDeploymentStatus.model_validate(found.get("status") or {})
@@ -196,19 +191,13 @@ class Kubernetes:
             **rest,
         }
         options = ("--server-side", "--force-conflicts", f"--field-manager={manager}")
-        self._kubectl("apply", *options, "-f", "-", stdin=json.dumps(body))
+        self._ask("apply", *options, "-f", "-", stdin=json.dumps(body))
 
-    def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        program = shutil.which("kubectl")
-        if program is None:
-            raise click.ClickException("no rayfleet up runs here, and no kubectl is on PATH to reach Kubernetes with")
-        ran = subprocess.run(  # noqa: S603 - the user's own kubectl, with no shell between
-            [program, *arguments, *self._options], input=stdin, capture_output=True, text=True, check=False
-        )
-        if ran.returncode:
-            said = [line for line in (ran.stderr or ran.stdout).splitlines() if line and not KLOG.match(line)]
-            raise click.ClickException(self._why + harmless("\n".join(said)))
-        return ran.stdout
+    def _ask(self, *arguments: str, stdin: str | None = None) -> str:
+        try:
+            return self._kubectl(*arguments, namespace=self._namespace, stdin=stdin)
+        except KubectlError as error:
+            raise KubectlError(self._why + error.message) from error
 
 
 def _stages(rollout: Mapping[str, Any]) -> tuple[Stage, ...]:

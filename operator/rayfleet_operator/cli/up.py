@@ -7,6 +7,7 @@ import os
 
 import click
 
+from rayfleet_operator.api import quantity
 from rayfleet_operator.local.cluster import ClusterError
 from rayfleet_operator.local.session import Request, StartError, serve
 from rayfleet_operator.local.sources import Sources
@@ -18,7 +19,18 @@ from rayfleet_operator.settings import PrometheusSettings, SettingsError
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Where models answer.")
 @click.option("--address", metavar="URL", help="Dashboard of a Ray to join, like http://127.0.0.1:8265.")
 @click.option("--fleet", metavar="NAME", help="Only this ModelFleet and the models that name it.")
-def up(paths: tuple[str, ...], port: int, address: str | None, fleet: str | None) -> None:
+@click.option(
+    "--gpus", metavar="N", type=click.IntRange(0, 99), help="GPUs to hand out. They need not be there. [default: found]"
+)
+@click.option("--gpu-memory", metavar="SIZE", help="Memory of each GPU, for the sums, like 24Gi.")
+def up(
+    paths: tuple[str, ...],
+    port: int,
+    address: str | None,
+    fleet: str | None,
+    gpus: int | None,
+    gpu_memory: str | None,
+) -> None:
     """Serve a folder of ModelDeployments on this machine.
 
     FILE is a YAML file, or a folder whose .yaml and .yml files are read at any depth. Edits of the files and changes in
@@ -27,6 +39,8 @@ def up(paths: tuple[str, ...], port: int, address: str | None, fleet: str | None
     """
     if address is not None and not address.startswith(("http://", "https://")):
         raise click.BadParameter("write the URL of Ray's dashboard, like http://127.0.0.1:8265", param_hint="--address")
+    if address is not None and gpus is not None:
+        raise click.BadParameter("a Ray that is joined has the GPUs that it has", param_hint="--gpus")
     sources = Sources(paths, fleet)
     for problem in sources.wanted.problems:
         click.echo(problem, err=True)
@@ -43,8 +57,23 @@ def up(paths: tuple[str, ...], port: int, address: str | None, fleet: str | None
         prometheus = PrometheusSettings.from_environment(os.environ)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
-    request = Request(sources=sources, port=port, address=address, environ=os.environ, prometheus=prometheus)
+    request = Request(
+        sources=sources,
+        port=port,
+        address=address,
+        environ=os.environ,
+        prometheus=prometheus,
+        gpus=gpus,
+        gpu_memory=_bytes(gpu_memory),
+    )
     try:
         asyncio.run(serve(request, view(request.url)))
     except (StartError, ClusterError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _bytes(size: str | None) -> int | None:
+    try:
+        return None if size is None else quantity.parse_bytes(size)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--gpu-memory") from error

@@ -77,8 +77,9 @@ class LocalCluster:
         self._last_words = asyncio.ensure_future(self._read_last_words())
 
     @classmethod
-    async def launch(cls, environ: Mapping[str, str]) -> LocalCluster:
-        """Start the processes and return at once. `environ` goes through to every model. Raises ClusterError."""
+    async def launch(cls, environ: Mapping[str, str], *, gpus: int | None = None) -> LocalCluster:
+        """Start the processes and return at once. `environ` goes through to every model. `gpus`: how many GPUs Ray
+        hands out; None for those that it finds. Raises ClusterError."""
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed in this environment; pip install 'rayfleet[local]'")
         try:
@@ -88,14 +89,17 @@ class LocalCluster:
                 f"Ray's files have no place: {error}; name a folder that you may write in TMPDIR"
             ) from error
         try:
-            return await cls._start(session, environ)
+            return await cls._start(session, environ, gpus)
         except BaseException:
             await clean_up(session.id, session.folder)
             raise
 
     @classmethod
-    async def _start(cls, session: Session, environ: Mapping[str, str]) -> LocalCluster:
-        dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
+    async def _start(cls, session: Session, environ: Mapping[str, str], gpus: int | None) -> LocalCluster:
+        try:
+            dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
+        except ports.NoFreePortError as error:
+            raise ClusterError(f"Ray has no ports to listen on: {error}") from error
         folder, binary = session.folder / "ha", haproxy_binary()
         env = variables(
             environ,
@@ -108,7 +112,7 @@ class LocalCluster:
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", keeper.__name__, str(session.folder)),
-            *ray_command(session.folder, dashboard, client_server, metrics),
+            *ray_command(session.folder, dashboard, client_server, metrics, gpus=gpus),
             env=env,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
@@ -166,9 +170,12 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
 
 
-def ray_command(folder: Path, dashboard: int, client_server: int, metrics: int) -> list[str]:
-    """`ray start` for one node that nobody joins. Its CPUs are logical: they count places, not cores."""
-    options = {
+def ray_command(
+    folder: Path, dashboard: int, client_server: int, metrics: int, *, gpus: int | None = None
+) -> list[str]:
+    """`ray start` for one node that nobody joins. Its CPUs are logical: they count places, not cores. So are `gpus`,
+    where they are named."""
+    options: dict[str, object] = {
         "node-ip-address": ports.LOOPBACK,
         "port": 0,
         "min-worker-port": 0,
@@ -184,6 +191,7 @@ def ray_command(folder: Path, dashboard: int, client_server: int, metrics: int) 
         "include-log-monitor": "false",
         "log-style": "record",
         "log-color": "false",
+        **({"num-gpus": gpus} if gpus is not None else {}),
     }
     arguments = ["--head", "--block", "--no-monitor", *(f"--{key}={value}" for key, value in options.items())]
     return [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]

@@ -26,6 +26,7 @@ from rayfleet_operator.local.state import Slot, Status, Taken, Up
 from rayfleet_operator.local.view import View
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_operator.prometheus.client import Prometheus
+from rayfleet_operator.ray.nodes import NodeClient
 from rayfleet_operator.ray.routers import RouterClient
 from rayfleet_operator.ray.serve import ServeClient, ServeError
 from rayfleet_operator.registry.resolver import Resolver
@@ -49,6 +50,10 @@ class Request:
     """Dashboard URL of a Ray to join; None for one of our own."""
     environ: Mapping[str, str]
     prometheus: PrometheusSettings
+    gpus: int | None = None
+    """GPUs of a Ray of our own; None for those that Ray finds."""
+    gpu_memory: int | None = None
+    """Bytes of each GPU, for the sums; None where nobody says."""
 
     @property
     def host(self) -> str:
@@ -186,6 +191,7 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
         ServeClient(ray.dashboard, token=ray.token) as client,
         RouterClient(request.url) as routers,
         Prometheus(request.prometheus.url, request.prometheus.token_file) as prometheus,
+        NodeClient(ray.dashboard, token=ray.token, gpu_memory=request.gpu_memory) as nodes,
     ):
         loop = Loop(
             sources=request.sources,
@@ -197,6 +203,7 @@ async def _serve(request: Request, ray: Ray, slot: Slot, view: View, stop: Stop)
             publish=publish,
             commands=commands,
             url=request.url,
+            nodes=nodes,
         )
         await stop.unless(_until_ray_ends(loop, ray))
 
@@ -219,7 +226,7 @@ async def _ray(request: Request, view: View, stop: Stop) -> AsyncIterator[Ray]:
     """The Ray to serve on; at the end gone, or left as it was found."""
     ray: Ray
     if request.address is None:
-        ray = await LocalCluster.launch(request.environ)
+        ray = await LocalCluster.launch(request.environ, gpus=request.gpus)
         ending, ended = "Ending Ray and every process it started …", "Nothing is left running."
     else:
         ray = JoinedRay(request.address, request.options, request.environ)

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from rayfleet_operator.api import documents
 from rayfleet_operator.api.documents import Identity, Loaded, identity
-from rayfleet_operator.api.fleet import ModelFleet
+from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
 
 LOOK_S = 0.4
 """Between two looks at the files; an edit is taken up within two or three."""
 
-EFFECTIVE = ("routers",)
+EFFECTIVE = ("routers", "gpu_sharing")
 """Fields of a ModelFleet's spec that mean something on one machine."""
 
 Item = ModelDeployment | ModelFleet
@@ -198,6 +198,23 @@ def pick_fleet(fleets: Sequence[ModelFleet], name: str | None) -> ModelFleet | N
     return found[0] if found else None
 
 
+def on_one_machine(fleet: ModelFleet | None) -> ModelFleet | None:
+    """The fleet with no more than has an effect here."""
+    if fleet is None:
+        return None
+    return fleet.model_copy(
+        update={"spec": ModelFleetSpec(**{field: getattr(fleet.spec, field) for field in EFFECTIVE})}
+    )
+
+
+def of_any_kind(model: ModelDeployment) -> ModelDeployment:
+    """The model without the kind of GPU that it asks for: the GPUs are those of this machine."""
+    if model.spec.resources.accelerator is None:
+        return model
+    resources = model.spec.resources.model_copy(update={"accelerator": None})
+    return model.model_copy(update={"spec": model.spec.model_copy(update={"resources": resources})})
+
+
 def without_effect(wanted: Wanted) -> list[str]:
     """What the files say that only Kubernetes takes up: a line for each object."""
     lines = []
@@ -221,6 +238,9 @@ def without_effect(wanted: Wanted) -> list[str]:
         if given:
             why = "credentials and certificates come from MLflow's variables and those of the artifact store"
             lines.append(_no_effect(model, given, why))
+        if model.spec.resources.accelerator is not None:
+            why = "the GPUs are those of this machine, of whatever kind"
+            lines.append(_no_effect(model, ["spec.resources.accelerator"], why))
     return lines
 
 

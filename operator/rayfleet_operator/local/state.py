@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rayfleet_operator.api.status import ModelDeploymentStatus
+from rayfleet_operator.plan.places import Places
 from rayfleet_operator.plan.strategy import Stage
 
 LOCK_S = 1.0
@@ -64,6 +65,8 @@ class ShownModel(Shown):
     """When the conditions last changed, apart from their messages."""
     stages: tuple[Stage, ...] = ()
     """By which a new version takes over; none where it does so at once."""
+    scaling: str = ""
+    """How many replicas run and are wanted, and why, where their number follows the load."""
 
     def condition(self, type_: str) -> ShownCondition:
         return next(each for each in self.conditions if each.type == type_)
@@ -83,6 +86,8 @@ class Status(Shown):
     """When the files were last read, which is when they last changed; None before the first pass."""
     statuses: dict[str, ModelDeploymentStatus] = {}
     """What a ModelDeployment's `.status` would say, by model."""
+    places: Places | None = None
+    """Which replica has a place where, and which waits; None where Ray does not tell what it has."""
     updated: datetime
     """When Ray was last asked and everything that was due was done; the rest of the status is of that moment."""
 

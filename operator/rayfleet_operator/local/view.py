@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayfleet_operator.local.state import ShownModel, ShownVersion, Status
+from rayfleet_operator.plan import places
 from rayfleet_operator.plan.conditions import NOTICES
 
 ENDPOINTS = ("/{model}/predict", "/v2/models/{model}/infer", "/{model}/invocations")
@@ -164,6 +165,7 @@ def table(status: Status, url: str) -> RenderableType:
     if not status.models:
         rows.add_row(Text("no models", style="dim"))
     said = [Text(f"{model.name}: {text}{_elapsed(model)}") for model in status.models if (text := message(model))]
+    said += [Text(f"{model.name}: replicas {model.scaling}") for model in status.models if model.scaling]
     names = [model.name for model in status.models if model.ready]
     where = [Text(each, style="cyan") for each in endpoints(url, names)]
     return Group(rows, *([Text(), *said] if said else []), Text(), *where)
@@ -181,8 +183,8 @@ def endpoints(url: str, models: Sequence[str]) -> list[str]:
 def line(model: ShownModel) -> str:
     """One model in one line."""
     versions = ", ".join(map(_version, model.versions))
-    text = message(model)
-    return state(model) + (f"; {versions}" if versions else "") + (f"; {text}" if text else "")
+    said = [versions, f"replicas {model.scaling}" if model.scaling else "", message(model)]
+    return "; ".join([state(model), *filter(None, said)])
 
 
 def _version(version: ShownVersion) -> str:
@@ -257,5 +259,9 @@ def print_status(status: Status, url: str) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDE)
     console.print(table(status, url))
+    if status.places is not None:
+        console.print()
+        for line in places.lines(status.places):
+            console.print(line, markup=False)
     for problem in status.problems:
         console.print(f"! {problem}", markup=False)

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     """Why a condition has its status. A registry's problem or notice brings its own reason instead."""
 
     SERVING = "Serving"
+    ASLEEP = "Asleep"
+    """It has no replica, because nobody asks; the first request wakes it."""
     NOT_SERVING = "NotServing"
     NOT_DEPLOYED = "NotDeployed"
     ROUTERS_UNKNOWN = "RoutersUnknown"
@@ -61,6 +63,13 @@ class Reason(StrEnum):
     VERSION_FAILED = "VersionFailed"
     STABLE_UNHEALTHY = "StableUnhealthy"
 
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The model takes more than its share, or needs more to be loaded or to answer at all."""
+    STUCK = "Stuck"
+    """The model computed without an end, and its replica was replaced."""
+    REPLICAS_DIE = "ReplicasDie"
+    """Replicas die again and again, and none said why."""
+
     FLEET_NOT_FOUND = "FleetNotFound"
     INVALID_FLEET = "InvalidFleet"
     """The fleet and the administrator's defaults together are none."""
@@ -83,6 +92,9 @@ class NoticeReason(StrEnum):
     WRITE_BACK_FAILED = "WriteBackFailed"
     """The registry does not say of the version that has every request that it has."""
 
+
+INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+"""There is no room for some replicas."""
 
 NOTICES = frozenset(map(str, NoticeReason))
 

@@ -13,12 +13,14 @@ from typing import Any
 from rayfleet_operator.api.fleet import ModelFleet
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import conditions, fleet_conditions, switch
+from rayfleet_operator.plan.admission import Admission
 from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.fleet import FleetPlan, plan
 from rayfleet_operator.plan.live import DELETING, DEPLOY_FAILED, RUNNING, live_apps
 from rayfleet_operator.plan.measured import Answer, Question
 from rayfleet_operator.plan.model import ModelPlan
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet, Resolution
+from rayfleet_operator.plan.room import Room
 from rayfleet_operator.plan.serve_config import ServeOptions
 from rayfleet_operator.plan.switch import Clusters, ObservedCluster
 from rayfleet_operator.plan.versions import FAILED, UNKNOWN, WAITING
@@ -40,6 +42,8 @@ class Deployment:
     """The cluster that requests should go to; None while there is none."""
     requeue_after: float | None
     """Seconds after which to look again because something is under way; None when all is settled."""
+    admission: Admission | None = None
+    """Which replica has a place where, in the fleet at its largest; None where it has no workers."""
 
 
 def plan_fleet(
@@ -82,6 +86,7 @@ def plan_fleet(
             written=given.table.models if given.table is not None else None,
             frozen=clusters.next is not None,
             measured=measured,
+            room=Room.of(fleet.spec) if fleet.spec.worker_groups else None,
         )
 
     planned = planned_from(observed)
@@ -101,6 +106,7 @@ def plan_fleet(
         clusters=seen,
         follow=follow,
         requeue_after=min(due, default=None),
+        admission=planned.admission,
     )
 
 

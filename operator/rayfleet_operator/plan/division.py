@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import measured, rollout
+from rayfleet_operator.plan import bounds, measured, rollout
 from rayfleet_operator.plan.analysis import Count
 from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.facts import ModelFacts
@@ -50,9 +50,21 @@ def divide(facts: ModelFacts, model: ModelDeployment, target: str) -> Division:
         weights = _moved(target, holder, facts.reachable(target, holder))
         return Division(weights, holder, mark if weights[target] < 100 else None)
     if model.spec.rollout.strategy == "Immediate":
-        return Division(_moved(target, holder, facts.reachable(target, holder) and facts.grown(target, holder)), holder)
+        ready = facts.reachable(target, holder) and _grown(facts, model, target, holder, None)
+        return Division(_moved(target, holder, ready), holder)
     own = mark if mark is not None and mark.candidate == target else None
     return _by_stages(facts, model, holder, target, own, wanted=True)
+
+
+def without(facts: ModelFacts, target: str) -> Division:
+    """The same where there is no room for the wanted version: whoever has the requests has all of them, and everything
+    else goes, which may make room. So does one that has them and never answered, where nothing else does."""
+    kept = _holder(facts, target, facts.mark())
+    if kept is None or kept == target or facts.spent(kept):
+        others = [app for app in facts.live if app != target and not facts.spent(app)]
+        alive = [app for app in others if facts.weight(app) or facts.live[app].status == RUNNING]
+        kept = max(alive, key=lambda app: (facts.weight(app), app), default=None)
+    return Division({kept: 100} if kept is not None else {}, kept)
 
 
 def stay(facts: ModelFacts, model: ModelDeployment, *, readable: bool) -> Division | None:
@@ -86,7 +98,7 @@ def _by_stages(
             mark=mark,
             weight=facts.share(target),
             reachable=facts.reachable(target, holder),
-            grown=facts.grown(target, holder),
+            grown=_grown(facts, model, target, holder, mark),
             lost=_lost(facts, target, holder),
             hopeless=_hopeless(facts, holder),
             held=facts.held(),
@@ -101,6 +113,12 @@ def _by_stages(
     if not decision.keeps_candidate:
         del weights[target]
     return Division(weights, holder, decision.mark, decision)
+
+
+def _grown(facts: ModelFacts, model: ModelDeployment, target: str, holder: str, mark: RolloutMark | None) -> bool:
+    """Whether the wanted version has the replicas for the requests that it is to have next."""
+    sizes = bounds.of_two(facts, model.spec, target, holder, mark)
+    return facts.grown(target, holder, sizes[target].least)
 
 
 def _moved(target: str, holder: str, reachable: bool) -> dict[str, int]:

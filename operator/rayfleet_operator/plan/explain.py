@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan import conditions, troubles
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
+from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.plan.versions import UNKNOWN, WAITING, VersionPlan
-from rayfleet_serving.config import ModelRoute, RolloutMark
+from rayfleet_serving.config import ModelRoute, RolloutMark, VersionRoute
 
 STEPS = (
     Reason.DEPLOYING,
@@ -30,6 +31,13 @@ def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> 
         return conditions.ready("False", Reason.REMOVING, "the model was deleted")
     if first is None:
         return conditions.ready("False", Reason.NOT_DEPLOYED, "no version is deployed")
+    row = facts.row(first.app)
+    sleeps = serving and first.replicas_running == 0 and row is not None and row.sleeps
+    if sleeps and first.state in (DEPLOY_FAILED, UNHEALTHY):
+        text = f"version {first.version} sleeps, and cannot be woken: {first.message or first.state}"
+        return conditions.ready("False", Reason.NOT_SERVING, text)
+    if sleeps:
+        return conditions.ready("True", Reason.ASLEEP, f"version {first.version} is asleep: the first request wakes it")
     if serving:
         return conditions.ready("True", Reason.SERVING, f"version {first.version} answers")
     if first.state == WAITING:
@@ -55,8 +63,10 @@ def progress(
     route: ModelRoute,
     *,
     retry: bool,
+    asked: int,
 ) -> Condition:
-    """What the model waits for: the first of the steps that is not done."""
+    """What the model waits for: the first of the steps that is not done. `asked` are the replicas that the wanted
+    version needs before it gets requests."""
     found = facts.live.get(target)
     if retry:
         return conditions.progressing(Reason.RETRYING, "the wanted version failed to start and is tried again")
@@ -75,7 +85,7 @@ def progress(
         return conditions.progressing(Reason.DEPLOYING, message)
     routers = facts.routers
     reached = f"{routers.reaching(target)} of {routers.expected} routers can reach version {found.version}"
-    running, asked = found.observed.replicas_running, facts.model.spec.replicas if facts.model is not None else 0
+    running = found.observed.replicas_running
     if weights[target] == 0 and running is not None and running < asked:
         text = f"{running} of {asked} replicas of version {found.version} run"
         return conditions.progressing(Reason.DEPLOYING, text)
@@ -96,6 +106,35 @@ def progress(
         message = f"{holding} of {routers.expected} routers hold the newest traffic table"
         return conditions.progressing(Reason.WAITING_FOR_ROUTERS, message)
     return conditions.resting(Reason.SETTLED, f"version {found.version} has every request")
+
+
+def without_room(
+    facts: ModelFacts,
+    holder: str | None,
+    weights: Mapping[str, int],
+    leaving: Mapping[str, LiveApp],
+    entries: Mapping[str, Mapping[str, Any]],
+    route: ModelRoute,
+    refused: ResolutionProblem,
+) -> Condition:
+    """What a model waits for whose wanted version has no room: first whatever can be done without it."""
+    rest = conditions.resting(refused.reason, "nothing moves until there is room")
+    if holder is not None:
+        found = progress(facts, holder, holder, weights, leaving, entries, route, retry=False, asked=0)
+        return rest if found.status == "False" else found
+    if leaving or facts.live.keys() - entries.keys():
+        old = ", ".join(sorted(found.version for found in facts.live.values()))
+        return conditions.progressing(Reason.DRAINING, f"version {old} is removed: it never answered")
+    return rest
+
+
+def divided(settled: Condition, table: list[VersionRoute]) -> Condition:
+    """Where versions have shares by name, not one of them has every request; and a name that means a version which has
+    its share already has none of its own."""
+    shares = [f"{row.weight} % go to version {row.version}" for row in table if row.weight]
+    text = "of the requests " + ", ".join(shares) if len(shares) > 1 else settled.message
+    same = [f"{name} means version {row.version} as well" for row in table for name in row.other_names]
+    return conditions.resting(Reason.SETTLED, "; ".join([text, *same]))
 
 
 def given_up(mark: RolloutMark, version: str, leaving: Mapping[str, LiveApp]) -> Condition:
@@ -128,6 +167,12 @@ def _as_told(facts: ModelFacts) -> Condition | None:
     return Condition(ConditionType.PROGRESSING, told.status, told.reason, told.message)
 
 
+def failed_start(detail: str) -> Reason:
+    """A Reason by what a replica said that could not start; `failure.cause` begins with its own reason."""
+    lacking = detail.startswith(f"{Reason.OUT_OF_MEMORY}: ")
+    return Reason.OUT_OF_MEMORY if lacking else Reason.VERSION_FAILED
+
+
 def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) -> list[tuple[str, str]]:
     """What needs a person, the gravest first: the version that has the requests, then the one that should.
 
@@ -137,6 +182,9 @@ def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) ->
     listed: list[tuple[str, str]] = []
     for app in sorted(weights, key=lambda app: (-weights[app], app)):
         found, told, failed = facts.live.get(app), facts.told(app), facts.failed(app)
+        if found is not None:
+            # What a replica says of itself tells more than that Serve had to replace it.
+            listed += troubles.told(facts, app)
         if failed is not None:
             version, state, detail = failed.name, DEPLOY_FAILED, failed.message
         elif found is not None and found.status in (DEPLOY_FAILED, UNHEALTHY):
@@ -146,10 +194,22 @@ def faults(facts: ModelFacts, target: str | None, weights: Mapping[str, int]) ->
         else:
             continue
         if state == DEPLOY_FAILED and (app == target or weights[app] == 0):
-            listed.append((Reason.VERSION_FAILED, f"version {version} failed to start: {detail}"))
+            listed.append((failed_start(detail), f"version {version} failed to start: {detail}"))
         elif weights[app] > 0:
             text = f"version {version}, which has the requests, is {state}: {detail}"
             listed.append((Reason.STABLE_UNHEALTHY, text))
         else:
             listed.append((Reason.VERSION_FAILED, f"version {version} is {state}: {detail}"))
     return listed
+
+
+def beside_refusal(
+    facts: ModelFacts, weights: Mapping[str, int], problem: ResolutionProblem, faults: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """What is wrong with what runs, and why there is no next version. The first is graver while a version answers;
+    where none does, it is the next one that people wait for."""
+    having = ", ".join(f"version {found.version}" for app, found in facts.live.items() if weights.get(app, 0) > 0)
+    text = f"{problem.message.rstrip('.')}; {having} keeps the requests" if having else problem.message
+    answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
+    faults.insert(len(faults) if answers else 0, (problem.reason, text))
+    return faults

@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from rayfleet_operator.api.fleet import GpuSharing
 from rayfleet_operator.api.status import VersionStatus
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp, RouterView
 from rayfleet_operator.plan.measured import Answer, Question
-from rayfleet_operator.plan.observed import Resolution
+from rayfleet_operator.plan.observed import Resolution, ResolutionProblem
+from rayfleet_operator.plan.size import Size
 from rayfleet_operator.plan.versions import FAILED
 from rayfleet_serving.config import ModelRoute, RolloutMark, VersionRoute
 
@@ -37,6 +39,13 @@ class ModelFacts:
     """What the URIs of the versions that `spec.traffic` names mean, by their names."""
     measured: Mapping[Question, Answer] = field(default_factory=dict)
     """What was answered to queries, of this model's rollout or another's."""
+
+    gpu_sharing: GpuSharing = "TimeSlicing"
+    """The fleet's."""
+    refused: ResolutionProblem | None = None
+    """Why the wanted version has no room; None where it has, or nobody knows."""
+    places: Mapping[str, int] = field(default_factory=dict)
+    """Replicas that have a place, by application, of those that ask for more than have one."""
 
     def without(self, apps: Collection[str]) -> ModelFacts:
         """The same, but that these applications are not the model's."""
@@ -94,11 +103,10 @@ class ModelFacts:
             return False
         return self.routers.all_reach(app) if self.routers.reaching(instead_of) else self.routers.answering_reach(app)
 
-    def grown(self, app: str, instead_of: str) -> bool:
-        """Whether `app` has the replicas that the spec asks for. One that `spec.traffic` named may have had fewer, and
-        Serve calls it RUNNING while it grows. Where nothing reaches the other one, few are better than none."""
+    def grown(self, app: str, instead_of: str, wanted: int) -> bool:
+        """Whether `app` has `wanted` replicas. One that `spec.traffic` named may have had fewer, and Serve calls it
+        RUNNING while it grows. Where nothing reaches the other one, few are better than none."""
         running = self.live[app].observed.replicas_running if app in self.live else 0
-        wanted = self.model.spec.replicas if self.model is not None else 0
         return running is None or running >= wanted or not self.routers.reaching(instead_of)
 
     def told(self, app: str) -> VersionStatus | None:
@@ -115,6 +123,19 @@ class ModelFacts:
             return None
         told = self.told(app)
         return told if told is not None and told.state == FAILED else None
+
+    def placed(self, app: str, size: Size) -> Size:
+        """No more than have a place: Ray would let the others wait, and give one of them the place of a replica of
+        another model that dies for a moment. The first one is asked for in any case."""
+        return size.at_most(max(1, self.places[app])) if app in self.places else size
+
+    def spent(self, app: str) -> bool:
+        """Serve has given up on it, and nothing of it answers: nobody misses it."""
+        found = self.live.get(app)
+        if found is None or found.status != DEPLOY_FAILED or found.observed.replicas_running:
+            return False
+        known = bool(self.routers.routers) or found.observed.replicas_running == 0
+        return known and not self.routers.reaching(app)
 
     def retired(self, app: str) -> bool:
         """Nothing reaches `app` any more: every router holds a table in which it takes no request, and none is left."""

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from rayfleet_operator.api.status import Condition as StatusCondition
 from rayfleet_operator.api.timestamp import moment
-from rayfleet_operator.plan import capacity, conditions
-from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
+from rayfleet_operator.plan import conditions
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, ConditionType, Reason
 from rayfleet_operator.plan.failure import cause
 from rayfleet_operator.plan.live import RUNNING
 from rayfleet_operator.plan.switch import Clusters, ObservedCluster, overdue
@@ -24,6 +24,8 @@ class FleetReason(StrEnum):
     its own reason instead."""
 
     STARTING = "Starting"
+    NEW_CLUSTER = "NewCluster"
+    """KubeRay is about to be asked for a new Ray cluster, or has just been."""
     UPGRADING = "Upgrading"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     ENVIRONMENT_CHANGED = "EnvironmentChanged"
@@ -44,6 +46,7 @@ def conditions_of(
     before: Sequence[StatusCondition] = (),
     waits: str | None = None,
     failed: str | None = None,
+    announced: str | None = None,
 ) -> tuple[Condition, Condition, Condition]:
     """Ready, Progressing, Degraded.
 
@@ -55,6 +58,7 @@ def conditions_of(
         before: the conditions of the observation before, which tell since when the fleet is not ready.
         waits: what a change of the fleet's pods waits for, if it does.
         failed: why some of the fleet's objects could not be written just now, if so.
+        announced: which new Ray cluster KubeRay is asked for next, if one is, and what it takes.
     """
     serving, following = clusters.serving, clusters.next
     ready = readiness(clusters)
@@ -84,7 +88,7 @@ def conditions_of(
     # A cluster that answers needs no other explanation of why nobody reaches it.
     if ready.status != "True" and why and ready.reason != Reason.SERVICE_UNREACHABLE:
         ready = conditions.ready(ready.status, *why[0])
-    return ready, _progressing(clusters, ready, waits), conditions.degraded(why + others)
+    return ready, _progressing(clusters, ready, waits, announced), conditions.degraded(why + others)
 
 
 def readiness(clusters: Clusters) -> Condition:
@@ -158,12 +162,14 @@ def _homeless_routers(cluster: ObservedCluster | None) -> Faults:
     if app is None or NO_ROOM not in app.message:
         return []
     text = f"{app.replicas_running or 0} of {app.replicas_target or 0} routers run: {cause(app.message)}"
-    return [(capacity.REASON, text)]
+    return [(INSUFFICIENT_CAPACITY, text)]
 
 
-def _progressing(clusters: Clusters, ready: Condition, waits: str | None) -> Condition:
+def _progressing(clusters: Clusters, ready: Condition, waits: str | None, announced: str | None) -> Condition:
     if waits is not None:
         return conditions.progressing(Reason.WAITING_FOR_CLUSTER, waits)
+    if announced is not None:
+        return conditions.progressing(FleetReason.NEW_CLUSTER, announced)
     serving, following, replaced = clusters.serving, clusters.next, clusters.replaced
     if serving is not None and following is not None:
         text = f"cluster {following.name} is to take over from {serving.name}"

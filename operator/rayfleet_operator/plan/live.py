@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
-from rayfleet_serving.config import MODEL_DEPLOYMENT, MODEL_IMPORT_PATH, ModelRoute, RouterState, WindowCount
+from rayfleet_serving.config import (
+    MODEL_DEPLOYMENT,
+    MODEL_IMPORT_PATH,
+    ModelRoute,
+    RouterState,
+    VersionTrouble,
+    Wanted,
+    WindowCount,
+)
 
 RUNNING = "RUNNING"
 DEPLOY_FAILED = "DEPLOY_FAILED"
@@ -78,6 +86,21 @@ class RouterView:
     def reaching(self, app: str) -> int:
         """How many routers see running replicas of `app` and know its metadata."""
         return sum(1 for router in self.routers if app in router.versions and router.versions[app].ready)
+
+    def troubles(self, app: str) -> list[VersionTrouble]:
+        """What the replicas of `app` said of themselves to any router, the newest first as the first router has it; of
+        each reason one, and always the same."""
+        reports = [router.versions[app] for router in self.routers if app in router.versions]
+        found: dict[str, VersionTrouble] = {}
+        for trouble in (trouble for report in reports for trouble in report.troubles):
+            known = found.setdefault(trouble.reason, trouble)
+            found[trouble.reason] = min(known, trouble, key=lambda each: each.message)
+        return list(found.values())
+
+    def wanted(self, app: str) -> Wanted | None:
+        """How many replicas those of `app` say there must be: the largest number that a router was told."""
+        told = [router.versions[app].wanted for router in self.routers if app in router.versions]
+        return max((each for each in told if each is not None), key=lambda each: each.replicas, default=None)
 
     def counts(self, app: str, window: str) -> list[WindowCount]:
         """What each router that counts in this window has counted of `app`."""

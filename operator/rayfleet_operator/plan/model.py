@@ -14,20 +14,22 @@ between passes. The *holder* is the version with the most weight in the table la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import conditions, explain, named, retry, rows, serve_config, traffic
-from rayfleet_operator.plan.conditions import Condition, Reason
-from rayfleet_operator.plan.division import Division, divide
+from rayfleet_operator.plan import bounds, conditions, explain, named, retry, rows, scaling, serve_config, size, traffic
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Condition, Reason
+from rayfleet_operator.plan.division import Division, divide, without
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.observed import Noted, Notice, ResolutionProblem
 from rayfleet_operator.plan.rollout import RolloutDecision
-from rayfleet_operator.plan.staying import Staying, staying
+from rayfleet_operator.plan.scaling import Scaling
+from rayfleet_operator.plan.size import Size
+from rayfleet_operator.plan.staying import Staying, numbers_hold, staying
 from rayfleet_operator.plan.versions import VersionPlan
-from rayfleet_serving.config import ModelIdentity, ModelRoute, VersionRoute
+from rayfleet_serving.config import ModelIdentity, ModelRoute
 
 REQUEUE_S = 1.0
 """How soon to look again while something is under way: Serve starts a replica in seconds, routers follow in less."""
@@ -46,6 +48,8 @@ class ModelPlan:
     """Whether some router can reach a version that has weight."""
     rollout: RolloutDecision | None = None
     """Of a rollout by stages, under way or given up."""
+    scaling: Scaling | None = None
+    """Of the version that has the requests; None where its number of replicas is fixed, or nothing is known of it."""
 
     @property
     def holder(self) -> VersionPlan | None:
@@ -63,6 +67,10 @@ class ModelDecision:
     route: ModelRoute | None
     """Its row in the traffic table."""
     requeue_after: float | None
+    candidate: str | None = None
+    """The application of a version that is to take over and has no request yet, whether or not it was given before."""
+    leaving: frozenset[str] = frozenset()
+    """Applications that are only there until their last requests are answered."""
 
 
 def decide(facts: ModelFacts) -> ModelDecision:
@@ -76,7 +84,7 @@ def decide(facts: ModelFacts) -> ModelDecision:
         case ResolutionProblem(last=ModelIdentity() as identity) as problem:
             return _roll_out(facts, facts.model, identity, problem)
         case problem:
-            return _hold(facts, facts.model, problem)
+            return _hold(facts, facts.model, problem or facts.refused)
 
 
 def _roll_out(
@@ -86,21 +94,28 @@ def _roll_out(
     problem: ResolutionProblem | None,
     notices: tuple[Notice, ...] = (),
 ) -> ModelDecision:
-    """With a `problem`, `identity` is what the registry said last. `notices` are only told."""
-    wanted = serve_config.model_app(model, identity)
-    target = str(wanted["name"])
+    """With a `problem`, `identity` is what the registry said last. `notices` are only told. Where there is no room for
+    the wanted version, the model goes on without it, and everything else of the spec holds."""
+    target = str(serve_config.model_app(model, identity, gpu_sharing=facts.gpu_sharing)["name"])
     every = facts
     apart = named.applications(every, model, target)
     facts = every.without(apart)
-    divided = divide(facts, model, target)
+    divided = without(facts, target) if facts.refused is not None else divide(facts, model, target)
     holder, weights = divided.holder, divided.weights
     given_up = divided.decision is not None and divided.mark is not None and bool(divided.mark.ended)
     # One that its traffic names as well goes on with the share it has under its name until it gets one as its own.
     shared = {app: share for app, share in weights.items() if share or app != target or given_up}
     beside = named.others(every, apart, named.beside(every, model, shared.keys()))
-    entries: dict[str, Mapping[str, Any]] = {target: wanted} if target in weights else {}
+    if not weights:
+        beside = beside.without_shares()
+    sizes = _sizes(facts, model, target, divided)
+    entries: dict[str, Mapping[str, Any]] = {}
+    if target in weights:
+        entries[target] = serve_config.model_app(model, identity, sizes[target], gpu_sharing=facts.gpu_sharing)
+        if (found := every.live.get(target)) is not None and named.stays_fixed(every, found):
+            entries[target] = serve_config.refreshed(found.observed.entry, model.spec, sizes[target])
     if holder is not None and holder != target:
-        entries[holder] = serve_config.refreshed(facts.live[holder].observed.entry, model.spec)
+        entries[holder] = serve_config.refreshed(facts.live[holder].observed.entry, model.spec, sizes[holder])
     facts = facts.without(beside.apps - {target})
     leaving = {
         app: found
@@ -115,10 +130,13 @@ def _roll_out(
     given = {app: row.transform for app in weights if app != target and (row := facts.row(app)) is not None}
     own = {app: share for app, share in weights.items() if app not in beside.apps}
     shares = rows.shared_out(own, 100 - beside.weight)
-    table = [rows.row(model, app, identities[app], share, given.get(app)) for app, share in shares.items()]
+    table = [
+        rows.row(model, app, identities[app], share, given.get(app), sleeps=_sleeps(entries.get(app)))
+        for app, share in shares.items()
+    ]
     gone = [*leaving, *beside.leaving]
     table = [*beside.table(table), *rows.left(facts, gone)]
-    route = traffic.route(model.spec, table, divided.mark)
+    route = traffic.route(model.spec, table, divided.mark) if weights else traffic.waiting(model.spec, table)
 
     # The one that has the requests is not tried again so: where it came from is known to nobody once its entry is gone.
     again = target in weights and retry.due(facts, target)
@@ -130,15 +148,20 @@ def _roll_out(
     ]
     shown = {row.app for row in table}
     versions += [rows.told(every, app, identities[app], 0, leaving=True) for app in gone if app not in shown]
-    if divided.mark is not None and given_up:
+    asked = sizes[target].least if target in sizes else 0
+    if facts.refused is not None:
+        progress = explain.without_room(facts, holder, weights, leaving, entries, route, facts.refused)
+    elif divided.mark is not None and given_up:
         progress = explain.given_up(divided.mark, identity.version, leaving)
     else:
-        progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=again)
+        progress = explain.progress(facts, target, holder, weights, leaving, entries, route, retry=again, asked=asked)
         if divided.decision is not None and divided.mark is not None and divided.mark.stage >= 0:
             text = f"version {identity.version}, {divided.decision.message}"
             progress = conditions.progressing(divided.decision.reason, text)
     if progress.reason == Reason.SETTLED:
-        progress = beside.progress or _divided(progress, table)
+        progress = beside.progress or explain.divided(progress, table)
+    elif facts.refused is not None and progress.status == "False":
+        progress = beside.progress or progress
     faults = _faults(facts, target, identity, divided, problem) + beside.faults
     faults += [(notice.reason, notice.message) for notice in notices] + beside.notices
     return _decision(
@@ -153,9 +176,28 @@ def _roll_out(
             retry.due_in(facts, target) if target in weights else None,
             divided.decision.again_in if divided.decision is not None else None,
             beside.look_in,
+            bounds.look_in(model.spec, facts.now),
         ),
         decision=divided.decision,
+        sizes=sizes,
+        candidate=target if weights.get(target) == 0 and holder is not None and not given_up else None,
+        leaving=gone,
     )
+
+
+def _sizes(facts: ModelFacts, model: ModelDeployment, target: str, divided: Division) -> dict[str, Size]:
+    """Of the model's own versions that go on running."""
+    if facts.refused is not None:
+        sizes = {app: bounds.of_one(facts, model.spec, app) for app in divided.weights}
+    elif divided.holder is None or divided.holder == target:
+        sizes = {target: bounds.of_one(facts, model.spec, target)}
+    else:
+        sizes = bounds.of_two(facts, model.spec, target, divided.holder, divided.mark)
+    return {app: facts.placed(app, size) for app, size in sizes.items()}
+
+
+def _sleeps(entry: Mapping[str, Any] | None) -> bool:
+    return entry is not None and size.given(entry).least == 0
 
 
 def _faults(
@@ -163,6 +205,8 @@ def _faults(
 ) -> list[tuple[str, str]]:
     """What needs a person, of the model's own versions: what runs, then the registry, then a candidate."""
     faults = explain.faults(facts, target, divided.weights)
+    if facts.refused is not None:
+        faults = explain.beside_refusal(facts, divided.weights, facts.refused, faults)
     if problem is not None:
         kept = f"version {identity.version} stays the wanted one"
         faults.append((problem.reason, f"{problem.message.rstrip('.')}; {kept}"))
@@ -171,24 +215,17 @@ def _faults(
     return faults
 
 
-def _divided(settled: Condition, table: list[VersionRoute]) -> Condition:
-    """Where versions have shares by name, not one of them has every request; and a name that means a version which has
-    its share already has none of its own."""
-    shares = [f"{row.weight} % go to version {row.version}" for row in table if row.weight]
-    text = "of the requests " + ", ".join(shares) if len(shares) > 1 else settled.message
-    same = [f"{name} means version {row.version} as well" for row in table for name in row.other_names]
-    return conditions.resting(Reason.SETTLED, "; ".join([text, *same]))
-
-
 def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem | None) -> ModelDecision:
     """Without a resolved version nothing is known to be wanted, so everything stays as it was last given.
 
-    Edits of the spec wait, too: they may be meant for a version that is not known yet. A rollout that is under way goes
+    Edits of the spec wait, too: they may be meant for a version that is not known yet; but how many replicas there are
+    to be is no matter of versions, and schedules begin and end. A rollout that is under way goes
     no further, but its candidate is judged as before, and given up if it fails or somebody aborts it. Versions that
     `spec.traffic` names are others, and wait for nothing unless all is held, but have a share only beside one that is
     the model's own.
     """
     kept = staying(facts, model, problem)
+    spec = model.spec if numbers_hold(problem) else None
     weights = kept.weights
     mark, decision = (kept.division.mark, kept.division.decision) if kept.division is not None else (None, None)
     by_name = [row for row in kept.route.versions if row.name]
@@ -201,6 +238,11 @@ def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem 
         rows.told(facts, row.app, (row.version, row.model_id), row.weight, leaving=row.leaving, row=row)
         for row in by_name
     ]
+    sizes = {app: facts.placed(app, bounds.held(facts, spec, app, mark)) for app in kept.live}
+    own = {
+        app: found.observed.entry if app in kept.gone else serve_config.resized(found.observed.entry, sizes[app])
+        for app, found in kept.live.items()
+    }
     progress, faults = _unknown(facts, kept, problem)
     if mark is not None and mark.candidate in facts.live:
         faults += explain.candidate(mark, facts.live[mark.candidate].version)
@@ -208,14 +250,18 @@ def _hold(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProblem 
         facts,
         weights=weights,
         versions=versions,
-        entries=kept.beside.entries | {app: found.observed.entry for app, found in kept.live.items()},
+        entries=kept.beside.entries | own,
         route=kept.route,
         progress=progress,
         faults=[*faults, *kept.beside.faults, *kept.beside.notices],
         retry_in=retry.sooner(
-            0.0 if kept.gone else decision.again_in if decision is not None else None, kept.beside.look_in
+            0.0 if kept.gone else decision.again_in if decision is not None else None,
+            kept.beside.look_in,
+            bounds.look_in(spec, facts.now) if spec is not None else None,
         ),
         decision=decision,
+        sizes=sizes,
+        leaving=kept.gone,
     )
 
 
@@ -227,13 +273,9 @@ def _unknown(
     faults = explain.faults(facts, None, weights)
     if problem is None:
         return conditions.progressing(Reason.RESOLVING, "the registry has not answered yet"), faults
-    having = ", ".join(f"version {found.version}" for app, found in kept.live.items() if weights.get(app, 0) > 0)
-    text = f"{problem.message.rstrip('.')}; {having} keeps the requests" if having else problem.message
-    # What is wrong with a version that answers is graver than what is wrong with the next one; where none answers, it
-    # is the next one that people wait for.
-    answers = any(facts.routers.reaching(app) > 0 for app, weight in weights.items() if weight > 0)
-    faults.insert(len(faults) if answers else 0, (problem.reason, text))
-    return conditions.resting(problem.reason, "nothing moves until the wanted version is known"), faults
+    until = "there is room" if problem.reason == INSUFFICIENT_CAPACITY else "the wanted version is known"
+    faults = explain.beside_refusal(facts, weights, problem, faults)
+    return conditions.resting(problem.reason, f"nothing moves until {until}"), faults
 
 
 def _remove(facts: ModelFacts) -> ModelDecision:
@@ -250,6 +292,7 @@ def _remove(facts: ModelFacts) -> ModelDecision:
         progress=conditions.progressing(Reason.REMOVING, "the model was deleted; its last requests are being answered"),
         faults=[],
         retry_in=None,
+        leaving=leaving,
     )
 
 
@@ -264,6 +307,9 @@ def _decision(
     faults: list[tuple[str, str]],
     retry_in: float | None,
     decision: RolloutDecision | None = None,
+    sizes: Mapping[str, Size] | None = None,
+    candidate: str | None = None,
+    leaving: Iterable[str] = (),
 ) -> ModelDecision:
     ordered = tuple(sorted(versions, key=lambda version: (bool(version.name), -version.weight, version.app)))
     serving = any(weight > 0 and facts.routers.reaching(app) > 0 for app, weight in weights.items())
@@ -273,9 +319,10 @@ def _decision(
         versions=ordered,
         serving=serving,
         rollout=decision,
+        scaling=scaling.of(facts, ordered, sizes or {}),
     )
     requeue_after = REQUEUE_S if progress.status == "True" else retry_in
     if requeue_after is not None:
         # A retry that is due may have to wait for the routers to be known.
         requeue_after = max(requeue_after, REQUEUE_S)
-    return ModelDecision(plan, tuple(entries.values()), route, requeue_after)
+    return ModelDecision(plan, tuple(entries.values()), route, requeue_after, candidate, frozenset(leaving))

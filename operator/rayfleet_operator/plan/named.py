@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,67 +21,19 @@ from rayfleet_operator.api.status import ModelDeploymentStatus
 from rayfleet_operator.api.timestamp import moment, stamp
 from rayfleet_operator.api.traffic import NamedVersion
 from rayfleet_operator.api.types import ModelDeployment
-from rayfleet_operator.plan import conditions, retry, rows, serve_config
-from rayfleet_operator.plan.conditions import Condition, Reason
+from rayfleet_operator.plan import bounds, explain, retry, rows, serve_config, troubles
+from rayfleet_operator.plan.beside import Beside
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Reason
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
-from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
+from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY, LiveApp
 from rayfleet_operator.plan.observed import Noted, Resolution, ResolutionProblem, identity_of, named_key
+from rayfleet_operator.plan.size import Size
 from rayfleet_serving.config import VersionRoute
 
 RETURN_AFTER = timedelta(seconds=30)
 """From the loss of a share until a version can have it again: one that dies of its requests and is started again in
 seconds would otherwise take some of them each time."""
-
-
-@dataclass
-class Beside:
-    """The named versions after this plan."""
-
-    entries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Their applications in the Serve config, by name."""
-    rows: list[VersionRoute] = field(default_factory=list)
-    """Those that stay, by the spec's order."""
-    other_names: dict[str, list[str]] = field(default_factory=dict)
-    """By application, names of versions that are the model's own, or stand under another name already."""
-    leaving: list[str] = field(default_factory=list)
-    """Applications that are on their way out."""
-    under_way: list[str] = field(default_factory=list)
-    """What is waited for, for people."""
-    faults: list[tuple[str, str]] = field(default_factory=list)
-    """What needs a person, each with its reason."""
-    notices: list[tuple[str, str]] = field(default_factory=list)
-    """What the registry says of one that serves all the same, each with its reason."""
-    again_in: float | None = None
-    """Seconds until a failed one is tried again."""
-
-    @property
-    def weight(self) -> int:
-        """Percent of the requests that they have together."""
-        return sum(row.weight for row in self.rows)
-
-    @property
-    def apps(self) -> set[str]:
-        return {row.app for row in self.rows}
-
-    def without_shares(self) -> Beside:
-        """The same, but that they can only be asked for by name."""
-        return replace(self, rows=[row.model_copy(update={"weight": 0}) for row in self.rows])
-
-    @property
-    def progress(self) -> Condition | None:
-        """None where nothing is under way."""
-        return conditions.progressing(Reason.TRAFFIC_PENDING, "; ".join(self.under_way)) if self.under_way else None
-
-    @property
-    def look_in(self) -> float | None:
-        """Seconds until something of them is due; None where nothing is."""
-        return 0.0 if self.under_way else self.again_in
-
-    def table(self, own: Iterable[VersionRoute]) -> list[VersionRoute]:
-        """The model's own versions and these, each with every name that means it."""
-        every = [*own, *self.rows]
-        return [row.model_copy(update={"other_names": self.other_names.get(row.app, [])}) for row in every]
 
 
 def asked_for(models: Iterable[ModelDeployment]) -> list[ModelDeployment]:
@@ -132,6 +84,9 @@ def beside(facts: ModelFacts, model: ModelDeployment, own: Collection[str]) -> B
     for version in versions:
         _tell_registry(facts, version, found)
         before = _before(facts, version.name, but={*own, *found.apps})
+        if before is not None and facts.spent(before.app) and _refused(facts, version.name):
+            # It never answered, and its place may be what the next one waits for.
+            before = None
         place = places.get(version.name, 0)
         if version.name not in wanted:
             # Nobody knows what its URI means: it goes on as it is.
@@ -147,12 +102,17 @@ def beside(facts: ModelFacts, model: ModelDeployment, own: Collection[str]) -> B
         if app in own or app in found.apps:
             found.other_names.setdefault(app, []).append(version.name)
             continue
-        row = _row(facts, version, rows.row(model, app, identity, 0), place, found)
+        row = _row(facts, model, version, rows.row(model, app, identity, 0), place, found)
         if not (retry.due(facts, app) and not row.weight):
             found.entries[app] = entry
         if not _takes(facts, app) and before is not None and before.app != app:
             _keep(facts, model, version, before, place, found)
     return found
+
+
+def _refused(facts: ModelFacts, name: str) -> bool:
+    problem = facts.named.get(name)
+    return isinstance(problem, ResolutionProblem) and problem.reason == INSUFFICIENT_CAPACITY
 
 
 def _places(facts: ModelFacts, versions: Iterable[NamedVersion]) -> dict[str, int]:
@@ -173,15 +133,21 @@ def _places(facts: ModelFacts, versions: Iterable[NamedVersion]) -> dict[str, in
     return places
 
 
-def kept(facts: ModelFacts) -> Beside:
-    """Those that there are, as they are: what the spec says is not known, or may not take effect."""
+def kept(facts: ModelFacts, model: ModelDeployment | None) -> Beside:
+    """Those that there are, as they are: what the spec says is not known, or may not take effect. Another Ray cluster
+    starts with what runs all the same. `model`: where its spec's numbers of replicas hold."""
     found = Beside()
     written = facts.written_rows
     for row in written:
         if row.name and not row.leaving and row.app in facts.live:
             # Where it cannot be reached, routers give its requests to the model's own by themselves.
             found.rows.append(row)
-            found.entries[row.app] = facts.live[row.app].observed.entry
+            size = facts.placed(row.app, bounds.held(facts, None, row.app))
+            traffic = model.spec.traffic if model is not None else None
+            version = next((each for each in traffic.versions if each.name == row.name), None) if traffic else None
+            if model is not None and version is not None:
+                size = facts.placed(row.app, bounds.held(facts, sized(model, version).spec, row.app))
+            found.entries[row.app] = serve_config.resized(facts.live[row.app].observed.entry, size)
             _tell(facts, row, found)
         if row.other_names:
             found.other_names[row.app] = row.other_names
@@ -195,14 +161,32 @@ def _wanted(
     for version in model.spec.traffic.versions if model.spec.traffic is not None else []:
         identity = identity_of(facts.named.get(version.name))
         if identity is not None:
-            entry = serve_config.model_app(_sized(model, version), identity)
+            of = sized(model, version)
+            app = str(serve_config.model_app(of, identity, gpu_sharing=facts.gpu_sharing)["name"])
+            found, size = facts.live.get(app), _bounds(facts, of, version, app)
+            if found is not None and stays_fixed(facts, found):
+                entry = serve_config.refreshed(found.observed.entry, of.spec, size)
+            else:
+                entry = serve_config.model_app(of, identity, size, gpu_sharing=facts.gpu_sharing)
             yield version, entry, (identity.version, identity.model_id)
 
 
-def _sized(model: ModelDeployment, version: NamedVersion) -> ModelDeployment:
+def stays_fixed(facts: ModelFacts, found: LiveApp) -> bool:
+    """Whether an application is of an older release, and would be started anew with the block that it lacks. Another
+    cluster starts it anew anyway."""
+    return not serve_config.follows_load(found.observed.entry) and not facts.frozen
+
+
+def sized(model: ModelDeployment, version: NamedVersion) -> ModelDeployment:
+    """The model with this version's number of replicas, where it has one of its own: that one is fixed."""
     if version.replicas is None:
         return model
-    return model.model_copy(update={"spec": model.spec.model_copy(update={"replicas": version.replicas})})
+    fixed = {"replicas": version.replicas, "autoscaling": None}
+    return model.model_copy(update={"spec": model.spec.model_copy(update=fixed)})
+
+
+def _bounds(facts: ModelFacts, of: ModelDeployment, version: NamedVersion, app: str) -> Size:
+    return facts.placed(app, bounds.of_one(facts, of.spec, app, mirrors=bool(version.mirror)))
 
 
 def _before(facts: ModelFacts, name: str, but: Collection[str]) -> VersionRoute | None:
@@ -217,13 +201,22 @@ def _keep(
     facts: ModelFacts, model: ModelDeployment, version: NamedVersion, before: VersionRoute, place: int, found: Beside
 ) -> None:
     """It goes on with what the spec says now, as long as it can be reached."""
-    row = _row(facts, version, before, place, found)
+    row = _row(facts, model, version, before, place, found)
     if not (retry.due(facts, row.app) and not row.weight):
         entry = facts.live[row.app].observed.entry
-        found.entries[row.app] = serve_config.refreshed(entry, _sized(model, version).spec)
+        of = sized(model, version)
+        size = _bounds(facts, of, version, row.app)
+        found.entries[row.app] = serve_config.refreshed(entry, of.spec, size)
 
 
-def _row(facts: ModelFacts, version: NamedVersion, row: VersionRoute, place: int, found: Beside) -> VersionRoute:
+def _row(
+    facts: ModelFacts,
+    model: ModelDeployment,
+    version: NamedVersion,
+    row: VersionRoute,
+    place: int,
+    found: Beside,
+) -> VersionRoute:
     """The row of an application under this name, with its share if it can take one; `found` gets it, and what there is
     to be told of it."""
     takes, lost = _takes(facts, row.app), ""
@@ -239,7 +232,9 @@ def _row(facts: ModelFacts, version: NamedVersion, row: VersionRoute, place: int
                 found.again_in = retry.sooner(found.again_in, waits)
                 found.under_way.append(f"{version.name}: version {row.version} answers again, and has its share soon")
     share = {"weight": version.weight, "mirror": version.mirror or 0} if takes else {"weight": 0, "mirror": 0}
-    row = row.model_copy(update={**share, "name": version.name, "place": place, "lost": lost})
+    of = sized(model, version)
+    sleeps = _bounds(facts, of, version, row.app).least == 0
+    row = row.model_copy(update={**share, "name": version.name, "place": place, "lost": lost, "sleeps": sleeps})
     found.rows.append(row)
     found.again_in = retry.sooner(found.again_in, retry.due_in(facts, row.app))
     _tell(facts, row, found)
@@ -283,8 +278,9 @@ def _tell_registry(facts: ModelFacts, version: NamedVersion, found: Beside) -> N
 def _tell(facts: ModelFacts, row: VersionRoute, found: Beside) -> None:
     live, failed = facts.live.get(row.app), facts.failed(row.app)
     what = f"{row.name}: version {row.version}"
+    found.faults += troubles.told(facts, row.app, label=f"{row.name}: ")
     if failed is not None:
-        found.faults.append((Reason.VERSION_FAILED, f"{what} failed to start: {failed.message}"))
+        found.faults.append((explain.failed_start(failed.message), f"{what} failed to start: {failed.message}"))
     elif live is not None and live.status in (DEPLOY_FAILED, UNHEALTHY):
         found.faults.append((Reason.VERSION_FAILED, f"{what} is {live.status}: {cause(live.observed.message)}"))
         return

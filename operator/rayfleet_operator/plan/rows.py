@@ -14,15 +14,23 @@ from rayfleet_serving.config import Transform, VersionRoute
 
 
 def row(
-    model: ModelDeployment, app: str, identity: tuple[str, str], weight: int, given: Transform | None = None
+    model: ModelDeployment,
+    app: str,
+    identity: tuple[str, str],
+    weight: int,
+    given: Transform | None = None,
+    *,
+    sleeps: bool = False,
 ) -> VersionRoute:
-    """`identity` is the version and its model id; without a transform of its own the version gets the spec's."""
+    """`identity` is the version and its model id; without a transform of its own the version gets the spec's. `sleeps`:
+    it may have no replica."""
     version, model_id = identity
     return VersionRoute(
         app=app,
         version=version,
         model_id=model_id,
         weight=weight,
+        sleeps=sleeps,
         max_batch_size=model.spec.batching.max_batch_size,
         transform=given or traffic.transform(model.spec.transform),
     )

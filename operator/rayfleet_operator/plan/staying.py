@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import named, rows, traffic
-from rayfleet_operator.plan.conditions import Reason
+from rayfleet_operator.plan.beside import Beside
+from rayfleet_operator.plan.conditions import INSUFFICIENT_CAPACITY, Reason
 from rayfleet_operator.plan.division import Division, stay
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.live import LiveApp
@@ -21,7 +22,7 @@ class Staying:
     """The applications that go on running and are the model's own, by name."""
     own: list[VersionRoute]
     """The rows of those that stay, with their weights."""
-    beside: named.Beside
+    beside: Beside
     """The versions that its traffic names."""
     gone: list[str]
     """Applications that run until no router has a request for them left."""
@@ -47,7 +48,8 @@ def staying(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProble
     division = stay(facts, model, readable=readable) if route is not None else None
     over = _given_up(division, own, held=held)
     stays = {row.app for row in own if not row.leaving and row.app != over}
-    beside = named.others(every, apart, named.kept(every) if held else named.beside(every, model, stays))
+    kept = named.kept(every, model if numbers_hold(problem) else None) if held else named.beside(every, model, stays)
+    beside = named.others(every, apart, kept)
     own = [row for row in own if row.app not in beside.apps and row.app != over]
     if division is not None:
         own += _nameless(facts, division.weights.keys() - beside.apps - {row.app for row in own})
@@ -67,9 +69,16 @@ def staying(facts: ModelFacts, model: ModelDeployment, problem: ResolutionProble
             model.spec,
             [*beside.table(own), *rows.left(every, gone)],
             division.mark if division is not None else None,
+            readable=readable,
         ),
         division=division,
     )
+
+
+def numbers_hold(problem: ResolutionProblem | None) -> bool:
+    """Whether the numbers of replicas are those of the spec while the wanted version is not known: not where the spec
+    cannot be read, or is another fleet's by now."""
+    return problem is None or not problem.held or problem.reason == INSUFFICIENT_CAPACITY
 
 
 def _as_last_given(facts: ModelFacts, model: ModelDeployment) -> tuple[list[VersionRoute], ModelRoute | None]:

@@ -12,6 +12,7 @@ from rayfleet_serving.config import (
     ModelRoute,
     RolloutMark,
     Sticky,
+    Target,
     Transform,
     VersionRoute,
 )
@@ -32,15 +33,29 @@ def route(
         rollout=rollout,
         sticky=_sticky(spec, rollout),
         predictions=_under_way(rollout) and analysis is not None and analysis.predictions is not None,
+        look_back_s=spec.autoscaling.look_back_seconds if spec.autoscaling is not None else None,
+        priority=spec.priority,
+        target=_target(spec),
     )
 
 
 def as_given(
-    given: ModelRoute, spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute], rollout: RolloutMark | None
+    given: ModelRoute,
+    spec: api.ModelDeploymentSpec,
+    versions: Iterable[VersionRoute],
+    rollout: RolloutMark | None,
+    *,
+    readable: bool = True,
 ) -> ModelRoute:
-    """The row that routers have, with these versions, whatever the spec says now; but a rollout that is over leaves
-    nothing of it behind."""
+    """The row that routers have, with these versions, whatever the spec says now, but for its priority, which is about
+    other models. A rollout that is over leaves nothing of it behind.
+
+    Args:
+        readable: whether the spec is what somebody wrote.
+    """
     update: dict[str, object] = {"versions": list(versions)}
+    if readable:
+        update["priority"] = spec.priority
     if rollout is not None:
         update["rollout"] = rollout
         if rollout.ended:
@@ -61,9 +76,15 @@ def _sticky(spec: api.ModelDeploymentSpec, rollout: RolloutMark | None) -> Stick
     return Sticky(header=given.header.lower() if given.header is not None else None, cookie=given.cookie)
 
 
-def waiting(spec: api.ModelDeploymentSpec) -> ModelRoute:
-    """The row of a model without a version: routers know its name, and answer that it is not ready."""
-    return ModelRoute(versions=[], limits=limits(spec.limits))
+def _target(spec: api.ModelDeploymentSpec) -> Target | None:
+    latency = spec.autoscaling.latency if spec.autoscaling is not None else None
+    return Target(percentile=latency.percentile, seconds=latency.target_seconds) if latency is not None else None
+
+
+def waiting(spec: api.ModelDeploymentSpec, versions: Iterable[VersionRoute] = ()) -> ModelRoute:
+    """The row of a model without a version: routers know its name, and answer that it is not ready. `versions` are
+    those on their way out, or that are only asked for by name."""
+    return ModelRoute(versions=sorted(versions, key=lambda version: version.app), limits=limits(spec.limits))
 
 
 def limits(spec: api.Limits) -> Limits:

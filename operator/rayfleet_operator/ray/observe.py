@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rayfleet_operator.plan import size
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_serving.config import ROUTER_APP, ROUTER_DEPLOYMENT, RouterState, TrafficTable
 
@@ -49,12 +50,20 @@ def fleet(
         name: replace(app, failed_since=_failed_since(app, before.apps.get(name), now)) for name, app in apps.items()
     }
     match apps.get(ROUTER_APP):
-        case ObservedApp(
-            entry={"deployments": [{"name": str(name), "num_replicas": int(target), "user_config": dict(config)}]}
-        ) if name == ROUTER_DEPLOYMENT:
+        case ObservedApp(entry={"deployments": [{"name": str(name), "user_config": dict(config)}]}) as app if (
+            name == ROUTER_DEPLOYMENT
+        ):
+            target = _routers(app)
             return ObservedFleet(apps=apps, table=_table(config), routers=tuple(routers), router_target=target)
         case _:
             return ObservedFleet(apps=apps)
+
+
+def _routers(app: ObservedApp) -> int:
+    """Routers that there should be. Of those beyond the least that there always are, the ones that run: one more that
+    finds no room is not waited for."""
+    bounds = size.given(app.entry)
+    return max(bounds.least, min(bounds.most, app.replicas_running or 0))
 
 
 def _failed_since(app: ObservedApp, before: ObservedApp | None, now: datetime) -> datetime | None:

@@ -81,12 +81,16 @@ async def keep_revision(
     *,
     inputs: str,
     rendered: Json,
+    asked: Json,
+    gpu_sharing: str,
     found: Sequence[Json],
     in_use: Collection[str],
 ) -> None:
     """Keep the cluster that was rendered for these inputs, and drop revisions that are not needed any more.
 
     Args:
+        asked: what it was rendered from, from `upgrade.asked`.
+        gpu_sharing: the administrator's, as it holds for this fleet.
         found: the fleet's revisions.
         in_use: inputs of the clusters that are there.
 
@@ -103,7 +107,9 @@ async def keep_revision(
             await client.delete(kinds.CONTROLLER_REVISION, fleet.namespace, metadata["name"], uid=metadata["uid"])
         newest = revision.newest(found)
         number = int(newest["revision"]) + 1 if newest is not None else 1
-        wanted = objects.revision(fleet, owners, inputs=inputs, cluster=rendered, number=number)
+        wanted = objects.revision(
+            fleet, owners, inputs=inputs, cluster=rendered, number=number, asked=asked, gpu_sharing=gpu_sharing
+        )
         await client.apply(wanted, field_manager=MANAGER, force=True)
     for each in revision.surplus(found, {inputs, *in_use}):
         await client.delete(kinds.CONTROLLER_REVISION, fleet.namespace, each["metadata"]["name"])

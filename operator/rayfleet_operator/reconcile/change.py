@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rayfleet_operator.api.fleet import ModelFleetSpec
@@ -20,7 +20,7 @@ from rayfleet_operator.reconcile import apply
 from rayfleet_operator.reconcile.known import Known
 from rayfleet_operator.reconcile.observe import Children
 from rayfleet_operator.reconcile.wanted import Wanted
-from rayfleet_operator.render import objects, raycluster, revision, standing
+from rayfleet_operator.render import objects, raycluster, revision, standing, upgrade
 from rayfleet_operator.render.drift import foreign
 from rayfleet_operator.render.names import ENVIRONMENT_ANNOTATION, INPUTS_ANNOTATION, annotation
 
@@ -78,8 +78,12 @@ class Change:
     """What the cluster is to be rendered from."""
     kept: Json | None
     """The cluster that was rendered for these inputs before; None where nothing was made of it."""
+    gpu_sharing: str
+    """The administrator's, as it holds for this fleet."""
     held: bool
     """A change of the pods waits: KubeRay would throw away the first cluster, which it does not call its own yet."""
+    announced: bool
+    """This pass only tells of a change of the pods, and writes nothing of the RayService."""
     network_policy: bool
     dashboard_clients: tuple[str, ...]
 
@@ -127,8 +131,10 @@ async def _ray_service(client: KubeClient, change: Change, outcome: Outcome) -> 
     if live is None and change.known.asking:
         # Pods are made once, and it must be known then what they read; the answer wakes the fleet.
         return
-    rendered = _rendered(change)
-    made = [each for each in change.found.ray_clusters.values() if _same_pods(change, each, rendered)]
+    if live is not None and change.announced:
+        return
+    rendered = cluster_for(change)
+    made = [each for each in change.found.ray_clusters.values() if same_pods(change, each, rendered)]
     if live is not None and (change.held or (change.known.asking and not made)):
         await outcome.of(_keep(client, change, live))
         return
@@ -147,7 +153,7 @@ async def _ray_service(client: KubeClient, change: Change, outcome: Outcome) -> 
         await outcome.of(_keep(client, change, live))
 
 
-def _rendered(change: Change) -> Json:
+def cluster_for(change: Change) -> Json:
     """The cluster as it was rendered for these inputs once; as it is today where nothing was made of that."""
     found = change.found
     if change.kept is not None:
@@ -164,18 +170,25 @@ async def _keep_revision(client: KubeClient, change: Change, rendered: Json) -> 
         change.asked.owners,
         inputs=change.inputs,
         rendered=rendered,
+        asked=upgrade.asked(change.asked.said, change.asked.restart),
+        gpu_sharing=change.gpu_sharing,
         found=change.found.revisions,
         in_use={annotation(each, INPUTS_ANNOTATION) for each in change.found.ray_clusters.values()},
     )
 
 
 async def _keep(client: KubeClient, change: Change, live: Json) -> None:
-    """The pods as they are; models still get their new versions."""
+    """The pods as they are; models still get their new versions, and routers ask for no worker that these pods are
+    not."""
+    cluster = live["spec"]["rayClusterConfig"]
+    steady = raycluster.steady(cluster)
+    if steady is not None:
+        change = replace(change, config=serve_config.with_routers_on(change.config, steady=steady))
     inputs, environment = annotation(live, INPUTS_ANNOTATION), annotation(live, ENVIRONMENT_ANNOTATION)
-    await apply.ensure(client, _body(change, live["spec"]["rayClusterConfig"], inputs, environment), live)
+    await apply.ensure(client, _body(change, cluster, inputs, environment), live)
 
 
-def _same_pods(change: Change, ray_cluster: Json, rendered: Json) -> bool:
+def same_pods(change: Change, ray_cluster: Json, rendered: Json) -> bool:
     """Whether the live cluster is what KubeRay makes of `rendered`, or soon will be: no other takes its place."""
     inputs = annotation(ray_cluster, INPUTS_ANNOTATION)
     if inputs == change.inputs:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.fleet import GpuSharing, ModelFleet, ModelFleetSpec
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.measured import Answer, Question
 from rayfleet_operator.plan.observed import ObservedFleet, Resolution
 from rayfleet_operator.plan.switch import Clusters
-from rayfleet_operator.reconcile import wanted
+from rayfleet_operator.reconcile import observe, wanted
 from rayfleet_operator.reconcile.known import Known
 from rayfleet_operator.reconcile.observe import Children
 from rayfleet_operator.render import revision, standing
@@ -60,6 +60,8 @@ class Meant:
     """Digest of what its Ray cluster is rendered from."""
     kept: Json | None
     """The cluster that was rendered for these inputs before."""
+    gpu_sharing: GpuSharing
+    """What holds where the fleet does not say: the administrator's of the day when it was rendered."""
 
     @classmethod
     def of(cls, asked: wanted.Wanted, found: Children, defaults: Mapping[str, Any]) -> Meant:
@@ -74,7 +76,14 @@ class Meant:
         kept = revision.rendered(found.revisions, found.taken, inputs)
         if kept is not None:
             spec = standing.meant(spec, kept, wanted.said(written))
-        return cls(fleet=fleet.model_copy(update={"spec": spec}), spec=spec, inputs=inputs, kept=kept)
+        sharing = wanted.fleet_spec({}, defaults).gpu_sharing
+        if kept is not None:
+            sharing = revision.sharing(found.revisions, inputs) or observe.sharing(found.taken) or sharing
+        if "gpuSharing" not in wanted.said(written):
+            spec = spec.model_copy(update={"gpu_sharing": sharing})
+        return cls(
+            fleet=fleet.model_copy(update={"spec": spec}), spec=spec, inputs=inputs, kept=kept, gpu_sharing=sharing
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from rayfleet_operator.plan.observed import ObservedFleet
 from rayfleet_operator.plan.switch import Clusters
 from rayfleet_operator.prometheus.measuring import Measuring
 from rayfleet_operator.ray.connections import Connections
+from rayfleet_operator.reconcile.announcement import Said
 from rayfleet_operator.reconcile.idle import Idle
 
 BUSY_S = 2.0
@@ -32,6 +33,8 @@ class Memory:
     silent: datetime | None = None
     """Since when no router that serves has answered, or none at the fleet's address; None while they do. A fleet at
     rest is looked at once a minute, so when they last did says nothing of how long they have not."""
+    said: Said = field(default_factory=Said)
+    """Of the last new Ray cluster."""
     saw: object = None
     """What the last pass saw."""
     wait_s: float = BUSY_S

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rayfleet_operator.api.fleet import GpuSharing
 from rayfleet_operator.api.timestamp import moment
 from rayfleet_operator.kube import kinds
-from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import NotFound
 from rayfleet_operator.kube.kinds import Kind
-from rayfleet_operator.plan import pods
+from rayfleet_operator.plan import pods, serve_config
 from rayfleet_operator.plan.live import live_apps
 from rayfleet_operator.plan.observed import ObservedApp, ObservedFleet
 from rayfleet_operator.plan.switch import Clusters, ObservedCluster
@@ -35,6 +35,10 @@ from rayfleet_operator.render.names import (
     FleetName,
 )
 from rayfleet_serving.config import RouterState
+
+if TYPE_CHECKING:
+    # `rayfleet capacity` comes this way, and the client needs what only the operator's extra brings.
+    from rayfleet_operator.kube.client import KubeClient
 
 logger = logging.getLogger(__name__)
 
@@ -252,6 +256,19 @@ def given(ray_service: Json | None) -> ObservedFleet:
         # Somebody wrote into it; the next apply puts that right.
         return ObservedFleet()
     return serve_observe.fleet(apps, (), ObservedFleet(), datetime.now(UTC))
+
+
+def sharing(ray_service: Json | None) -> GpuSharing | None:
+    """How its models share GPUs, read from those that have a part of one; None without any."""
+    shared = [
+        serve_config.shares_by_mps(deployment)
+        for app in live_apps(given(ray_service)).values()
+        for deployment in app.observed.entry["deployments"]
+        if 0 < float(deployment["ray_actor_options"].get("num_gpus") or 0) < 1
+    ]
+    if not shared:
+        return None
+    return "MPS" if any(shared) else "TimeSlicing"
 
 
 def with_credentials(given: ObservedFleet) -> set[str]:

@@ -27,7 +27,8 @@ from rayfleet_operator.plan import capacity, deployment, fleet_conditions, switc
 from rayfleet_operator.plan.measured import Question, questions
 from rayfleet_operator.plan.observed import ObservedFleet, ResolutionProblem
 from rayfleet_operator.prometheus.client import Prometheus
-from rayfleet_operator.reconcile import change, observe, report, wanted
+from rayfleet_operator.reconcile import change, observe, report, waiting, wanted
+from rayfleet_operator.reconcile.announcement import announcement
 from rayfleet_operator.reconcile.decision import Decision, Meant, Seen
 from rayfleet_operator.reconcile.followed import FollowedModels
 from rayfleet_operator.reconcile.known import Known
@@ -106,21 +107,20 @@ class FleetReconciler:
             return Result(requeue_after=pause)
 
         decision = await self._decide(key, asked, seen, meant)
+        wants = self._change(asked, seen, meant, decision)
+        told, memory.said = announcement(wants, seen.clusters, self._settings.fleet_defaults, memory.said)
+        if told is not None and told.first:
+            wants = replace(wants, announced=True)
         async with self._in_time(begun, outcome):
-            await change.make(self._client, self._change(asked, seen, meant, decision), outcome)
+            await change.make(self._client, wants, outcome)
         unused = timedelta(seconds=decision.longest_request_s + LAST_REQUESTS_S)
         for name in memory.idle.over(seen.clusters, follow, unused, seen.now):
             uid = seen.found.ray_clusters[name]["metadata"]["uid"]
             await outcome.of(self._client.delete(kinds.RAY_CLUSTER, key.namespace, name, uid=uid))
 
-        settled = await self._report(asked, seen, meant, decision, outcome)
+        settled = await self._report(asked, seen, meant, decision, outcome, told.text if told is not None else None)
         outcome.end()
-        planned = decision.planned
-        if settled and planned.requeue_after is None and not decision.moving and len(seen.clusters.by_name) == 1:
-            memory.rest()
-            return Result()
-        saw = (planned.config, planned.models, planned.follow, seen.clusters.reached)
-        return Result(requeue_after=memory.pause(saw))
+        return waiting.result(memory, decision, told, settled=settled)
 
     async def _observe(self, asked: wanted.Wanted, memory: Memory) -> Seen:
         if self._key is None:
@@ -211,13 +211,21 @@ class FleetReconciler:
             made_with=seen.made_with,
             inputs=meant.inputs,
             kept=meant.kept,
+            gpu_sharing=meant.gpu_sharing,
             held=decision.held,
+            announced=False,
             network_policy=self._settings.network_policy,
             dashboard_clients=self._settings.dashboard_clients,
         )
 
     async def _report(
-        self, asked: wanted.Wanted, seen: Seen, meant: Meant, decision: Decision, outcome: change.Outcome
+        self,
+        asked: wanted.Wanted,
+        seen: Seen,
+        meant: Meant,
+        decision: Decision,
+        outcome: change.Outcome,
+        announced: str | None,
     ) -> bool:
         """Returns whether everything is at rest."""
         refused = observe.refused_by_kuberay(seen.found.ray_service)
@@ -234,6 +242,7 @@ class FleetReconciler:
                 failed=sorted(str(error) for error in outcome.failed),
                 address_taken=outcome.no_address,
                 waits=HELD if decision.held else None,
+                announced=announced,
                 stale_environment=decision.known.stale(seen.environment),
                 unheard=seen.unheard,
                 now=seen.now,

@@ -16,7 +16,7 @@ from rayfleet_operator.kube import kinds
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.errors import Conflict, NotFound
 from rayfleet_operator.kube.kinds import Kind
-from rayfleet_operator.plan import capacity, conditions, fleet_conditions, named, status
+from rayfleet_operator.plan import causes, conditions, events, fleet_conditions, named, status
 from rayfleet_operator.plan.conditions import Condition, ConditionType, Reason
 from rayfleet_operator.plan.deployment import Deployment
 from rayfleet_operator.plan.fleet_conditions import FleetReason
@@ -50,6 +50,8 @@ class Facts:
     """The Service is not ours, or was not taken, or is not there."""
     waits: str | None
     """Why a change of the pods waits, if it does."""
+    announced: str | None
+    """Which new Ray cluster KubeRay is asked for next, if one is."""
     stale_environment: Sequence[str]
     unheard: timedelta | None
     """How long no router that serves has answered, as far as was looked; None while some do."""
@@ -78,6 +80,7 @@ async def write(client: KubeClient, facts: Facts) -> bool:
         refused="; ".join(facts.refused) or None,
         failed="; ".join(facts.failed) or None,
         waits=facts.waits,
+        announced=_announced(facts),
         stale_environment=facts.stale_environment,
         deadline=timedelta(seconds=facts.spec.progress_deadline_seconds),
         before=before.conditions,
@@ -85,10 +88,10 @@ async def write(client: KubeClient, facts: Facts) -> bool:
     )
     if facts.quiet and facts.asked.fleet is not None:
         generation = facts.asked.fleet["metadata"]["generation"]
-        of_fleet = status.as_before(before.conditions, of_fleet, generation)
+        of_fleet = causes.as_before(before.conditions, of_fleet, generation)
     serving = clusters.serving
     troubles = list(serving.troubles) if serving is not None else []
-    shortage = capacity.shortage(facts.models, facts.spec)
+    admission = facts.planned.admission
     plans = {each.name: each for each in facts.planned.models}
     written = []
     # What was lost a moment ago must be looked for soon.
@@ -101,12 +104,15 @@ async def write(client: KubeClient, facts: Facts) -> bool:
             resolution=facts.resolutions.get(model.metadata.name),
             named=named.known(model, facts.resolutions),
             troubles=troubles,
-            shortage=shortage,
+            shortage=admission.shortage(model.metadata.name) if admission is not None else None,
             refused=_unwritten(facts),
             address_taken=facts.address_taken,
             quiet=facts.quiet,
             now=facts.now,
         )
+        if facts.asked.fleet is None and (announced := _announced(facts)) is not None:
+            # No other status tells of a fleet of a model's own.
+            model_status = status.announced(model_status, model.status, announced, facts.now)
         at_rest = at_rest and _at_rest(model_status.conditions)
         obj = facts.asked.models[model.metadata.name]
         written.append(_write(client, kinds.MODEL_DEPLOYMENT, obj, model.status.conditions, model_status))
@@ -120,10 +126,16 @@ async def write(client: KubeClient, facts: Facts) -> bool:
             cluster=serving.name if serving is not None else "",
             upgrade_cluster=clusters.next.name if clusters.next is not None else "",
             now=facts.now,
+            admission=admission,
         )
         written.append(_write(client, kinds.MODEL_FLEET, facts.asked.fleet, before.conditions, after))
     await _all(written)
     return at_rest
+
+
+def _announced(facts: Facts) -> str | None:
+    """A cluster that is refused is not built."""
+    return None if facts.refused else facts.announced
 
 
 def _unwritten(facts: Facts) -> Trouble | None:
@@ -240,5 +252,5 @@ async def _write(
     body = after.model_dump(mode="json", by_alias=True, exclude_none=True)
     if not await apply.status(client, kind, obj, body):
         return
-    for note in status.events(before, after.conditions):
+    for note in events.events(before, after.conditions):
         await client.event(obj, reason=note.reason, action=ACTION, note=note.message, type=note.type)

@@ -6,22 +6,26 @@ import asyncio
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rayfleet_operator.api.base import UNKNOWN_FIELD
-from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec
+from rayfleet_operator.api.fleet import ModelFleet, ModelFleetSpec, of_several
 from rayfleet_operator.api.problems import described
 from rayfleet_operator.api.status import ModelFleetStatus
 from rayfleet_operator.api.types import Metadata, ModelDeployment
 from rayfleet_operator.kube import kinds
-from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.keys import model_fleet
 from rayfleet_operator.plan.conditions import Reason
 from rayfleet_operator.plan.observed import ResolutionProblem
 from rayfleet_operator.render import objects
 from rayfleet_operator.render.names import RESTART_ANNOTATION, FleetName, annotation
+from rayfleet_operator.render.revision import written_fields
+
+if TYPE_CHECKING:
+    # `rayfleet diff` and `capacity` come this way, and the client needs what only the operator's extra brings.
+    from rayfleet_operator.kube.client import KubeClient
 
 Json = dict[str, Any]
 
@@ -67,6 +71,15 @@ class Wanted:
     def written(self) -> Mapping[str, Any]:
         """The ModelFleet's spec as it was written; {} without one."""
         return (self.fleet or {}).get("spec") or {}
+
+    @property
+    def said(self) -> Json:
+        """The same as far as it says something: without defaults that the API server wrote into it.
+
+        Raises:
+            ValidationError: it is no spec.
+        """
+        return written_fields(ModelFleetSpec.model_validate(known_fields(self.written)))
 
     @property
     def restart(self) -> str:
@@ -225,7 +238,7 @@ def fleet_spec(written: Mapping[str, Any], defaults: Mapping[str, Any]) -> Model
     for name in ("head", "routers"):
         if isinstance(given.get(name), Mapping) and isinstance(defaults.get(name), Mapping):
             together[name] = {**defaults[name], **given[name]}
-    return ModelFleetSpec.model_validate(together)
+    return of_several(together)
 
 
 def fleet_status(fleet: Json) -> ModelFleetStatus:

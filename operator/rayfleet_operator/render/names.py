@@ -27,6 +27,9 @@ and ConfigMaps that its pods read when they start. It changes only together with
 TOKEN_KEY_ANNOTATION = "rayfleet.io/token-key"  # noqa: S105 - a name
 """On a fleet's token: fingerprint of the operator's key that it was derived from."""
 
+TOLERATIONS_ANNOTATION = "rayfleet.io/tolerations"
+"""On the pods of a worker group with `tolerations`: their digest."""
+
 SERVE_PORT = 8000
 GRPC_PORT = 9000
 DASHBOARD_PORT = 8265

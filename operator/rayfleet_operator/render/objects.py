@@ -122,12 +122,29 @@ def network_policy(fleet: FleetName, owners: Sequence[Json], *, dashboard_client
     return body
 
 
-def revision(fleet: FleetName, owners: Sequence[Json], *, inputs: str, cluster: Json, number: int) -> Json:
+def revision(
+    fleet: FleetName,
+    owners: Sequence[Json],
+    *,
+    inputs: str,
+    cluster: Json,
+    number: int,
+    asked: Json | None = None,
+    gpu_sharing: str | None = None,
+) -> Json:
     """What was rendered for these inputs. As long as they stay the same it is applied again as it is, so a newer
-    operator, which may render something else, changes no running cluster."""
+    operator, which may render something else, changes no running cluster.
+
+    Args:
+        asked: from `upgrade.asked`: what it was rendered from, to tell later what of it has changed. Decides nothing.
+        gpu_sharing: the administrator's, which the fleet keeps.
+    """
     body = _object("apps/v1", "ControllerRevision", fleet, f"{fleet.name}-{inputs}", owners)
     body["metadata"]["annotations"] = {INPUTS_ANNOTATION: inputs}
-    return {**body, "data": {"rayClusterConfig": cluster}, "revision": number}
+    data: Json = {"rayClusterConfig": cluster} | ({"asked": asked} if asked is not None else {})
+    if gpu_sharing is not None:
+        data["gpuSharing"] = gpu_sharing
+    return {**body, "data": data, "revision": number}
 
 
 def adopted(existing: Json, fleet: FleetName, owners: Sequence[Json]) -> Json:

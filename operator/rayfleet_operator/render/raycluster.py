@@ -7,18 +7,22 @@ added at the end. So the result depends on the fleet's spec alone, and everythin
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from typing import Any
 
 from rayfleet_operator.api import quantity
 from rayfleet_operator.api.fleet import Head, ModelFleetSpec, WorkerGroup
 from rayfleet_operator.api.template import HEAD, WORKER
+from rayfleet_operator.plan import room
 from rayfleet_operator.render.names import (
     DASHBOARD_PORT,
     FLEET_LABEL,
     GRPC_PORT,
     RESTART_ANNOTATION,
     SERVE_PORT,
+    TOLERATIONS_ANNOTATION,
     FleetName,
 )
 from rayfleet_operator.render.template import merge
@@ -127,7 +131,7 @@ def _marked(template: Json, restart: str) -> Json:
 def _worker_group(fleet: FleetName, spec: ModelFleetSpec, group: WorkerGroup, restart: str) -> Json:
     resources = {"cpu": group.cpu, "memory": group.memory}
     if group.gpu is not None:
-        resources["nvidia.com/gpu"] = str(group.gpu)
+        resources[group.gpu_resource or room.NVIDIA] = str(group.gpu)
     spread = {
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
@@ -137,13 +141,58 @@ def _worker_group(fleet: FleetName, spec: ModelFleetSpec, group: WorkerGroup, re
     template = _template(fleet, spec, WORKER, resources, ports=[("metrics", 8080)])
     template["spec"] |= {"topologySpreadConstraints": [spread], "automountServiceAccountToken": False}
     template["spec"]["containers"][0]["lifecycle"] = {"preStop": {"exec": {"command": ["bash", "-c", DRAIN]}}}
+    if group.image is not None:
+        template["spec"]["containers"][0]["image"] = group.image
+    if group.node_selector:
+        template["spec"]["nodeSelector"] = dict(sorted(group.node_selector.items()))
+    if group.tolerations:
+        tolerations = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in group.tolerations]
+        template["spec"]["tolerations"] = tolerations
+        # KubeRay takes no notice of tolerations, and the pods that run would go on without those that are new.
+        template["metadata"]["annotations"] = {TOLERATIONS_ANNOTATION: _digest(tolerations)}
     return {
         "groupName": group.name,
         **_sizes(group),
-        # Ray counts in whole CPUs; a pod of half a CPU can still run one replica of half a CPU.
-        "rayStartParams": {"num-cpus": str(math.ceil(quantity.parse_count(group.cpu)))},
+        "rayStartParams": _start_params(group, on_demand=room.steady(spec) and not group.spot),
         "template": _marked(merge(template, group.template), restart),
     }
+
+
+def _start_params(group: WorkerGroup, *, on_demand: bool) -> Json:
+    """What Ray is told, and Ray's autoscaler of pods that are yet to come. Of GPUs only where KubeRay may not see them
+    by itself, so that fleets which were there before keep their clusters."""
+    # Ray counts in whole CPUs; a pod of half a CPU can still run one replica of half a CPU.
+    params = {"num-cpus": str(math.ceil(quantity.parse_count(group.cpu)))}
+    if group.gpu_resource is not None or group.accelerator is not None:
+        params["num-gpus"] = str(room.Worker.of(group).gpus)
+    offered = {f"{room.ACCELERATOR}{group.accelerator}": room.OFFERED} if group.accelerator is not None else {}
+    if on_demand:
+        offered[room.ON_DEMAND] = room.OFFERED
+    if offered:
+        # In the one form that KubeRay hands to a shell as it should, and that Ray's autoscaler reads.
+        params["resources"] = '"' + json.dumps(offered, sort_keys=True).replace('"', '\\"') + '"'
+    return params
+
+
+def offers(params: Json) -> dict[str, int]:
+    """The custom resources in rendered `rayStartParams`. Raises ValueError for another form."""
+    written = str(params.get("resources", '"{}"'))
+    found: dict[str, int] = json.loads(written[1:-1].replace("\\", ""))
+    return found
+
+
+def steady(cluster: Json) -> bool | None:
+    """Whether routers can ask a rendered cluster for workers that are no spot ones; None where somebody wrote into it
+    what says nothing of that."""
+    try:
+        return any(room.ON_DEMAND in offers(group["rayStartParams"]) for group in cluster["workerGroupSpecs"])
+    except (LookupError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _head_template(fleet: FleetName, spec: ModelFleetSpec) -> Json:

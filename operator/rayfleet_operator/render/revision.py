@@ -9,18 +9,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayfleet_operator.api.fleet import ModelFleetSpec
+from rayfleet_operator.api.fleet import GpuSharing, ModelFleetSpec
 from rayfleet_operator.render.names import INPUTS_ANNOTATION, annotation
 from rayfleet_operator.render.raycluster import elastic
 
 Json = dict[str, Any]
 
+SHARING: GpuSharing = "TimeSlicing"
+"""How GPUs are shared where neither the fleet nor the administrator says so."""
+
 KEPT = 3
 """Revisions to keep for each fleet; more where more clusters are still there."""
 
-_IN_PLACE = ("routers", "progressDeadline")
+_IN_PLACE = ("routers", "gpuSharing", "progressDeadline")
 """Fields of a ModelFleet's spec that no pod knows of."""
-_SIZES = ("minReplicas", "maxReplicas")
+_SIZES = ("minReplicas", "maxReplicas", "gpuMemory")
+"""Fields of a worker group that change no pod."""
 _BY_NAME = ("workerGroups", "env")
 """Lists that have no order."""
 
@@ -36,7 +40,7 @@ def inputs_digest(spec: Mapping[str, Any], restart: str) -> str:
         ValidationError: it is no spec of a ModelFleet.
     """
     fleet = ModelFleetSpec.model_validate(spec)
-    written = _written(fleet)
+    written = written_fields(fleet)
     written = {key: value for key, value in written.items() if key not in _IN_PLACE}
     for field in _BY_NAME:
         if field in written:
@@ -52,7 +56,7 @@ def inputs_digest(spec: Mapping[str, Any], restart: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _written(model: BaseModel) -> Json:
+def written_fields(model: BaseModel) -> Json:
     """The fields that say something other than their defaults. One whose default is a factory is none that the API
     server writes, so it counts as soon as it is there: an administrator's default may be another."""
     found: Json = model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -61,7 +65,7 @@ def _written(model: BaseModel) -> Json:
         field, value = type(model).model_fields[name], getattr(model, name)
         key = field.alias or name
         if isinstance(value, BaseModel):
-            found |= {key: inner} if (inner := _written(value)) else {}
+            found |= {key: inner} if (inner := written_fields(value)) else {}
         elif field.default_factory is not None and value not in ([], {}):
             found.setdefault(key, every[key])
     return found
@@ -96,6 +100,15 @@ def rendered(revisions: Sequence[Json], ray_service: Json | None, inputs: str) -
         return None
     found = ray_service["spec"]["rayClusterConfig"]
     return found
+
+
+def sharing(revisions: Sequence[Json], inputs: str) -> GpuSharing | None:
+    """What the administrator said of `gpuSharing` when these inputs were rendered; None where that was not kept. No pod
+    knows of it, but a fleet's models do: another default must not start those of every fleet anew."""
+    existing = kept(revisions, inputs)
+    if existing is None:
+        return None
+    return "MPS" if existing["data"].get("gpuSharing") == "MPS" else SHARING
 
 
 def surplus(revisions: Sequence[Json], used: Collection[str]) -> list[Json]:

@@ -42,6 +42,14 @@ class Failure(NamedTuple):
     message: str
 
 
+class Trouble(NamedTuple):
+    """What ails a replica, for a model's status: it answers nothing, or is about to end itself."""
+
+    reason: str
+    """"OutOfMemory" or "Stuck"."""
+    message: str
+
+
 class Timing(NamedTuple):
     """Where a call spent its time in the replica, in seconds."""
 
@@ -63,3 +71,14 @@ class Reply(NamedTuple):
     failures: dict[int, Failure]
     """By position in the call."""
     timing: Timing
+
+
+class RouterLoad(NamedTuple):
+    """What one router has seen of a version over the look-back period."""
+
+    ongoing: float
+    """Mean number of requests that waited or were under way."""
+    latency: dict[int, int]
+    """Answered requests by the index of their bucket, see `config.latency_bucket`."""
+    replicas: int
+    """Replicas that it is connected to."""

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any, cast
 
+from rayfleet_serving.config import Wanted
 from rayfleet_serving.link import frame
-from rayfleet_serving.link.call import Call, Reply
+from rayfleet_serving.link.call import Call, Reply, RouterLoad, Trouble
 from rayfleet_serving.link.frame import Reader, Type
 from rayfleet_serving.link.server import Endpoint
+
+logger = logging.getLogger(__name__)
+
+MOST_BUFFERED = 64 * 1024 * 1024
+"""Bytes that may wait for the network before a load is not told."""
+TOLD_S = 5.0
+"""How long what a replica told holds: it tells once a second."""
 
 
 class ReplicaLostError(Exception):
@@ -31,6 +41,9 @@ class Link(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._reader = Reader(self._on_frame, limit=frame.MAX_FRAME)
         self._transport: asyncio.Transport | None = None
+        self.trouble: Trouble | None = None
+        """What the replica last said of itself."""
+        self._wanted: tuple[float, Wanted] | None = None
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, on_lost: Callable[[Link], None]) -> Link:
@@ -48,6 +61,19 @@ class Link(asyncio.Protocol):
     def ongoing(self) -> int:
         """Calls without an answer."""
         return len(self._waiting)
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """How many replicas this one says that there must be; None where it has said nothing for `TOLD_S`."""
+        if self._wanted is None or time.monotonic() - self._wanted[0] > TOLD_S:
+            return None
+        return self._wanted[1]
+
+    def tell(self, load: RouterLoad) -> None:
+        """Tell the replica what this router has seen."""
+        # Behind so many calls it would come too late, and make the queue longer.
+        if self._transport is not None and self._transport.get_write_buffer_size() < MOST_BUFFERED:
+            self._transport.writelines(frame.load(load))
 
     async def infer(self, call: Call) -> Reply:
         """Raises `ReplicaLostError` or `CallError`; a cancelled caller cancels the call in the replica."""
@@ -87,6 +113,18 @@ class Link(asyncio.Protocol):
         self._reader.feed(data)
 
     def _on_frame(self, header: list[Any], body: memoryview) -> None:
+        if header[0] == Type.TROUBLE:
+            try:
+                self.trouble = frame.read_trouble(header)
+            except Exception as error:
+                logger.warning("What ails replica %s cannot be read: %s", self.endpoint.replica, error)
+            return
+        if header[0] == Type.NEED:
+            try:
+                self._wanted = time.monotonic(), frame.read_need(header)
+            except Exception as error:
+                logger.warning("Replica %s says no number of replicas: %s", self.endpoint.replica, error)
+            return
         answer = self._waiting.get(header[1])
         if answer is None or answer.done():
             return

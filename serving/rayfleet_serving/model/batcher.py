@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from rayfleet_serving.link.call import Call, Failure, Kind, Reply, kind_of
+from rayfleet_serving.link.room import Room
 from rayfleet_serving.model.execution import Execution
 from rayfleet_serving.model.pending import LargeRequest, PendingCall, Segment
 from rayfleet_serving.protocol.message import InferenceResult
@@ -42,11 +43,14 @@ class Batcher:
         execution: Execution,
         *,
         max_wait_s: float,
-        on_batch: Callable[[int, float], None] = lambda rows, seconds: None,
+        on_batch: Callable[[int, float, bool], None] = lambda rows, seconds, whole: None,
+        room: Room | None = None,
     ) -> None:
+        """`on_batch` is told of each batch its rows, its seconds, and whether all of it was answered."""
         self.max_wait_s = max_wait_s
         self._execution = execution
         self._on_batch = on_batch
+        self._room = room if room is not None else Room()
         self._unanswered: set[PendingCall] = set()
         self._queues: dict[Kind, deque[PendingCall]] = {}
         self._queued_rows = 0
@@ -75,15 +79,17 @@ class Batcher:
             RuntimeError: the requests cannot be answered together, which says nothing about each of them.
         """
         loop = asyncio.get_running_loop()
-        pending = PendingCall(call, time.perf_counter(), loop.create_future())
-        self._queues.setdefault(kind_of(call.inputs, call.form, call.params), deque()).append(pending)
-        self._queued_rows += pending.starts[-1]
-        self._arrived_rows += pending.starts[-1]
-        self._arrival.set()
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
-        self._unanswered.add(pending)
+        with self._room.answers():
+            pending = PendingCall(call, time.perf_counter(), loop.create_future())
         try:
+            with self._room.answers():
+                self._unanswered.add(pending)
+                if self._worker is None:
+                    self._worker = loop.create_task(self._work())
+                self._queues.setdefault(kind_of(call.inputs, call.form, call.params), deque()).append(pending)
+                self._queued_rows += pending.starts[-1]
+                self._arrived_rows += pending.starts[-1]
+                self._arrival.set()
             return await pending.reply
         finally:
             self._unanswered.discard(pending)
@@ -94,7 +100,8 @@ class Batcher:
                 if self._queues:
                     kind = min(self._queues, key=lambda kind: self._queues[kind][0].arrived)
                     waited = 0.0 if self._large else await self._fill(kind)
-                    batch = self._take(kind)
+                    with self._room.answers():
+                        batch = self._take(kind)
                     if sum(segment.rows for segment in batch) > self._execution.limit:
                         (segment,) = batch
                         self._large.append(LargeRequest(segment))
@@ -102,11 +109,14 @@ class Batcher:
                         await self._run(batch, waited)
                 if self._large:
                     await self._run_piece(self._large[0])
+        except MemoryError:
+            self._room.lacked()
         except Exception:
             logger.exception("The batcher failed.")
         finally:
             self._worker = None
-            self._give_up()
+            with self._room.answers():
+                self._give_up()
 
     def _give_up(self) -> None:
         """No call outlives the worker. Those that it answered are done; any other would wait for ever."""
@@ -185,31 +195,39 @@ class Batcher:
 
     async def _run(self, batch: list[Segment], waited: float) -> None:
         begin = time.perf_counter()
-        outcomes = await self.in_device_thread(self._execution.run, batch)
-        compute = self._measure(begin, sum(segment.rows for segment in batch))
-        for pending in {id(segment.pending): segment.pending for segment in batch}.values():
-            age = begin - pending.arrived
-            pending.batch_wait += min(waited, age)
-            pending.queue = max(0.0, age - pending.batch_wait - pending.compute)
-            pending.compute += compute
-        for outcome in outcomes:
-            _settle(*outcome)
+        with self._room.answers():
+            running = self.in_device_thread(self._execution.run, batch)
+        outcomes = await running
+        with self._room.answers():
+            whole = not any(isinstance(outcome, Failure) for _, outcome in outcomes)
+            compute = self._measure(begin, sum(segment.rows for segment in batch), whole=whole)
+            for pending in {id(segment.pending): segment.pending for segment in batch}.values():
+                age = begin - pending.arrived
+                pending.batch_wait += min(waited, age)
+                pending.queue = max(0.0, age - pending.batch_wait - pending.compute)
+                pending.compute += compute
+            for outcome in outcomes:
+                _settle(*outcome)
 
     async def _run_piece(self, large: LargeRequest) -> None:
         begin, before = time.perf_counter(), large.rows_done
-        outcome = await self.in_device_thread(self._execution.run_piece, large)
+        with self._room.answers():
+            running = self.in_device_thread(self._execution.run_piece, large)
+        outcome = await running
         pending = large.segment.pending
-        pending.compute += self._measure(begin, large.rows_done - before)
-        if outcome is not None:
-            self._large.popleft()
-            pending.queue = max(0.0, time.perf_counter() - pending.arrived - pending.batch_wait - pending.compute)
-            _settle(*outcome)
+        with self._room.answers():
+            whole = outcome is None or not isinstance(outcome[1], Failure)
+            pending.compute += self._measure(begin, large.rows_done - before, whole=whole)
+            if outcome is not None:
+                self._large.popleft()
+                pending.queue = max(0.0, time.perf_counter() - pending.arrived - pending.batch_wait - pending.compute)
+                _settle(*outcome)
 
-    def _measure(self, begin: float, rows: int) -> float:
+    def _measure(self, begin: float, rows: int, *, whole: bool) -> float:
         """Seconds since `begin`, which a batch of `rows` took."""
         now = time.perf_counter()
         compute = now - begin
-        self._on_batch(rows, compute)
+        self._on_batch(rows, compute, whole)
         rate = self._arrived_rows / max(now - self._measured_at, 1e-6)
         self._arrived_rows, self._measured_at = 0, now
         self._rows_per_s += SMOOTHING * (rate - self._rows_per_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 LoadReason = Literal[
@@ -15,6 +16,7 @@ LoadReason = Literal[
     "ModelIdMismatch",
     "DiskFull",
     "WarmUpFailed",
+    "OutOfMemory",
 ]
 
 
@@ -28,6 +30,27 @@ class LoadError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
+
+
+LACKING = re.compile(
+    r"can(no|')t allocate memory(?! in static TLS)"
+    r"|failed to map segment from shared object(?!: Operation not permitted)"
+    r"|failed to allocate memory|out of memory|std::bad_alloc|bad allocation"
+    r"|cudaErrorMemoryAllocation|(CUBLAS|CUDNN|CUSPARSE|CUSOLVER)_STATUS_\w*ALLOC(ATION)?_FAILED"
+    r"|Available memory of \d+ is smaller than requested",
+    re.IGNORECASE,
+)
+"""What libraries say that have no exception of their own for it: PyTorch's CPU allocator and its wrapped CUDA errors,
+onnxruntime's arenas on either device, XGBoost, C++ itself, and the system where a file or library is mapped. Those of
+the CPU are tried at a real cap by a test."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch could have succeeded: a MemoryError, numpy's included, torch.OutOfMemoryError under any
+    of its names, or a text of `LACKING`."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return LACKING.search(describe(error)) is not None
 
 
 class OutputError(ValueError):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rayfleet_serving.link.call import Failure
-from rayfleet_serving.model.errors import describe
+from rayfleet_serving.model.errors import describe, out_of_memory
 from rayfleet_serving.model.pending import LargeRequest, Segment, join, row_count
 from rayfleet_serving.protocol.message import InferenceResult
 from rayfleet_serving.signature import InputForm
@@ -171,14 +171,6 @@ def _copied(value: Any) -> Any:
     if isinstance(value, list):
         return [_copied(part) for part in value]
     return tuple(_copied(part) for part in value) if type(value) is tuple else value
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch could have succeeded: torch's or onnxruntime's allocation errors, or Python's own."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = describe(error)
-    return "can't allocate memory" in text or "Failed to allocate memory" in text
 
 
 def _of_one(result: InferenceResult) -> InferenceResult | Failure:

@@ -7,7 +7,8 @@ small.
 
 Nothing is sent while no replica runs: requests wait here, where their deadline and their client still count. A request
 with less time left than a call takes is not sent while others wait behind it: under overload, answering the oldest
-first would answer everybody too late.
+first would answer everybody too late. For the same reason a request that cannot be answered in time is refused as it
+comes, by what the queue before it and the newest calls say: who is told at once can go elsewhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -40,6 +42,10 @@ LOOK_S = 0.05
 """How often a queue that waits looks whether more may leave: a replica that joined, or a raised limit, wakes nobody."""
 
 
+class QueueFullError(RequestError):
+    """429: there are too many, however long this one could have waited."""
+
+
 @dataclass(slots=True, eq=False)
 class _Flight:
     """One call on its way, and the requests in it."""
@@ -57,8 +63,8 @@ class Coalescer:
     """The queue of one version in one router.
 
     `call` sends one call to some replica and raises `ReplicaLostError`; `replicas` tells how many there are now.
-    `infer` raises `RequestError`: 429 for a full queue, 504 past the deadline, 503 while the version has no replica,
-    422 for an input on which the model itself raises.
+    `infer` raises `RequestError`: 429 for a full queue and where it would take too long, 504 past the deadline, 503
+    while the version has no replica, 422 for an input on which the model itself raises.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Coalescer:
         self._replicas = replicas
         self._queues: dict[Kind, deque[Item]] = {}
         self._queued = 0
+        self._queued_rows = 0
         self._ongoing = 0
         self._flights: set[_Flight] = set()
         self._lost = False
@@ -99,6 +106,12 @@ class Coalescer:
         return self._ongoing
 
     @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of those that wait in this router has waited. Seconds; 0 where none does."""
+        first = min((queue[0].queued_at for queue in self._queues.values() if queue), default=None)
+        return time.monotonic() - first if first is not None else 0.0
+
+    @property
     def capacity(self) -> int:
         """Requests that may wait here and run, together."""
         return self.limits.max_queued_requests + self._ongoing_limit(max(1, self._replicas()))
@@ -106,7 +119,7 @@ class Coalescer:
     def full(self, here: int) -> RequestError:
         """The refusal of one request too many where there are `here`, arriving, waiting or under way."""
         text = f"{here} requests are here for {self.name} already; how many may wait is its limit maxQueuedRequests."
-        return RequestError(429, "TooManyRequests", text, retry_after=1.0)
+        return QueueFullError(429, "TooManyRequests", text, retry_after=1.0)
 
     async def infer(self, request: InferenceRequest, deadline: float) -> tuple[InferenceResult, Timing]:
         """Answer one request; `deadline` on the clock of `time.monotonic()`.
@@ -115,6 +128,9 @@ class Coalescer:
         """
         if self._queued >= self.limits.max_queued_requests and not self._can_send():
             raise self.full(self._queued + self._ongoing)
+        at_once = self._leaves_at_once()
+        if not at_once:
+            self._shed(deadline - time.monotonic())
         loop = asyncio.get_running_loop()
         item = Item(
             request=request,
@@ -122,6 +138,7 @@ class Coalescer:
             kind=kind_of(request.inputs, request.form, request.params),
             queued_at=time.monotonic(),
             deadline=deadline,
+            at_once=at_once,
             nbytes=sum(array.nbytes for array in request.inputs.values()),
         )
         item.expiry = loop.call_later(max(0.0, deadline - item.queued_at), self._expire, item)
@@ -141,15 +158,48 @@ class Coalescer:
         else:
             queue.append(item)
         self._queued += 1
+        self._queued_rows += item.request.rows
+
+    def expected_s(self) -> float:
+        """Seconds until a request that comes now is answered, at the least; 0 where that is not known.
+
+        What waits leaves in full calls, as many at once as there may be, and none is quicker than the quickest of the
+        newest ones: under a load that lasts, calls are full and this is how it goes.
+        """
+        replicas = self._replicas()
+        if not replicas or not self._queued or len(self._calls_s) < REMEMBERED_CALLS:
+            return 0.0
+        most = max(1, min(self.max_batch_size, self._ongoing_limit(replicas)))
+        rounds = self._queued_rows / most / self._most_flights(replicas)
+        return min(self._calls_s) * (1 + math.floor(rounds))
+
+    def _shed(self, left: float) -> None:
+        """Raise `RequestError` 429 where a request that has `left` seconds cannot be answered in time."""
+        expected = self.expected_s()
+        if 0 < left < expected:
+            text = (
+                f"{self._queued} requests wait for {self.name}: one more would take {expected:.3g} s, and has"
+                f" {max(0.0, left):.3g} s."
+            )
+            raise RequestError(429, "TooManyRequests", text, retry_after=max(1.0, math.ceil(expected - left)))
+
+    def _most_flights(self, replicas: int) -> int:
+        return math.ceil(2 * replicas / self.routers)
+
+    def _leaves_at_once(self) -> bool:
+        """Whether a request that comes now leaves in this very moment, with all that is here: it waits for nobody and
+        keeps nobody waiting, and what a full call took says little about its own."""
+        replicas = self._replicas()
+        most = min(self.max_batch_size, self._ongoing_limit(max(1, replicas)))
+        return self._can_send() and self._queued_rows < most * self._free_flights(replicas)
+
+    def _free_flights(self, replicas: int) -> int:
+        flights = len(self._flights) - min(FREE_LARGE_CALLS, sum(flight.large for flight in self._flights))
+        return self._most_flights(replicas) - flights
 
     def _can_send(self) -> bool:
         replicas = self._replicas()
-        flights = len(self._flights) - min(FREE_LARGE_CALLS, sum(flight.large for flight in self._flights))
-        return bool(
-            replicas
-            and flights < math.ceil(2 * replicas / self.routers)
-            and self._ongoing < self._ongoing_limit(replicas)
-        )
+        return bool(replicas and self._free_flights(replicas) > 0 and self._ongoing < self._ongoing_limit(replicas))
 
     def _ongoing_limit(self, replicas: int) -> int:
         """This router's part of what all replicas together may have in hand."""
@@ -196,7 +246,7 @@ class Coalescer:
         while queue and len(items) < most:
             item = queue[0]
             # The last one goes in any case: else nobody would learn when calls are faster again.
-            if item.deadline < too_late and len(queue) > 1 and not item.answer.done():
+            if item.deadline < too_late and len(queue) > 1 and not (item.at_once or item.answer.done()):
                 item.answer.set_exception(late(f"{self.name} has too many requests to answer this one in time."))
             if not item.answer.done():
                 full = rows + item.request.rows > self.max_batch_size or nbytes + item.nbytes > MAX_CALL_BYTES
@@ -207,6 +257,7 @@ class Coalescer:
                 items.append(item)
             queue.popleft()
             self._queued -= 1
+            self._queued_rows -= item.request.rows
         if not queue:
             del self._queues[kind]
         return items
@@ -276,12 +327,30 @@ class Coalescer:
         item.answer.set_exception(error)
         self._forget(item)
 
+    def refuse_waiting(self, share: float, error: Callable[[], RequestError]) -> None:
+        """Refuse a share of those that wait in this router, as chance has it. Whoever was sent is answered."""
+        # Queues are made anew: to look for each of many thousands would hold up every model's requests for seconds.
+        for kind, queue in list(self._queues.items()):
+            left: deque[Item] = deque()
+            for item in queue:
+                if item.answer.done() or random.random() >= share:  # noqa: S311 - a share of traffic, not a secret
+                    left.append(item)
+                    continue
+                item.answer.set_exception(error())
+                self._queued -= 1
+                self._queued_rows -= item.request.rows
+            if left:
+                self._queues[kind] = left
+            else:
+                del self._queues[kind]
+
     def _forget(self, item: Item) -> None:
         """Nobody waits for this request any more: drop it, and a call in which nobody is left."""
         queue = self._queues.get(item.kind)
         if queue and item in queue:
             queue.remove(item)
             self._queued -= 1
+            self._queued_rows -= item.request.rows
             if not queue:
                 del self._queues[item.kind]
             return

@@ -36,6 +36,7 @@ from rayfleet_serving.router.exchange import (
     lifespan,
     send_response,
 )
+from rayfleet_serving.router.restraint import YieldedError
 from rayfleet_serving.router.traffic import LiveModel, Traffic
 from rayfleet_serving.signature import ModelMetadata
 
@@ -89,6 +90,9 @@ class Front:
         begin = time.perf_counter()
         try:
             response = await self._answer(exchange)
+        except YieldedError as error:
+            response = error_response(error, exchange.request_id)
+            self._yielded(exchange)
         except RequestError as error:
             response = error_response(error, exchange.request_id)
         except asyncio.CancelledError:
@@ -117,6 +121,12 @@ class Front:
             window.answered(status, seconds)
         if status >= 400:
             metrics.failed(CAUSES.get(status, "internal" if status >= 500 else "invalid_input"))
+
+    def _yielded(self, exchange: Exchange) -> None:
+        """No version has had it: it counts for none."""
+        version, exchange.version = exchange.version, None
+        if version is not None:
+            version.metrics.yielded(exchange.protocol)
 
     async def _answer(self, exchange: Exchange) -> Response:
         """Find the endpoint for the path and call it. Raises `RequestError`: 404, 405 or what the endpoint raises."""

@@ -88,7 +88,10 @@ async def _serve(
     exchange.version, exchange.protocol = version, protocol
     limits = model.route.limits
     timeout = exchange.timeout(limits.request_timeout_s)
+    own_timeout = timeout < limits.request_timeout_s
     deadline = time.monotonic() + timeout
+    if version.restraint.ratio < 1.0:
+        version.restraint.admit()
     with version.held():
         try:
             async with asyncio.timeout(timeout):
@@ -96,25 +99,31 @@ async def _serve(
         except TimeoutError:
             text = f"The whole body was not there within {timeout:.3g} s."
             raise RequestError(408, "RequestTimeout", text) from None
-        metadata = await version.known(deadline - time.monotonic())
-        if image or len(body) >= LARGE_BODY:
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    request = await asyncio.to_thread(decode, body, metadata)
-            except TimeoutError:
-                raise late(f"The request was not read within {timeout:.3g} s.") from None
-        else:
-            request = decode(body, metadata)
-        answer: Awaitable[tuple[InferenceResult, Timing]] = version.coalescer.infer(request, deadline)
-        if model.mirrors:
-            answer = beside(answer, model.copies(request, version, deadline, size=len(body), image=image))
-        result, timing = await exchange.while_client_stays(answer)
-        version.metrics.queue.observe(timing.queue)
-        version.metrics.batch_wait.observe(timing.batch_wait)
-        version.metrics.compute.observe(timing.compute)
-        # What is asked of a version by name is no sample of what all versions are asked.
-        if version.window is not None and label is None and not exchange.names_version:
-            version.window.predicted(result, scores=model.classifies)
-        if sum(array.nbytes for array in result.outputs.values()) >= LARGE_RESULT:
-            return Response(await asyncio.to_thread(encode, result, request, metadata))
-        return Response(encode(result, request, metadata))
+        with version.load.asked(own_timeout=own_timeout, pressure=version.pressure) as asked:
+            metadata = version.metadata
+            if metadata is None:
+                metadata = await exchange.while_client_stays(version.known(deadline - time.monotonic()))
+            if image or len(body) >= LARGE_BODY:
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        request = await asyncio.to_thread(decode, body, metadata)
+                except TimeoutError:
+                    raise late(f"The request was not read within {timeout:.3g} s.") from None
+            else:
+                request = decode(body, metadata)
+            asked.valid()
+            version.wake()
+            answer: Awaitable[tuple[InferenceResult, Timing]] = version.coalescer.infer(request, deadline)
+            if model.mirrors:
+                answer = beside(answer, model.copies(request, version, deadline, size=len(body), image=image))
+            result, timing = await exchange.while_client_stays(answer)
+            version.pressure.waited(timing.queue)
+            version.metrics.queue.observe(timing.queue)
+            version.metrics.batch_wait.observe(timing.batch_wait)
+            version.metrics.compute.observe(timing.compute)
+            # What is asked of a version by name is no sample of what all versions are asked.
+            if version.window is not None and label is None and not exchange.names_version:
+                version.window.predicted(result, scores=model.classifies)
+            if sum(array.nbytes for array in result.outputs.values()) >= LARGE_RESULT:
+                return Response(await asyncio.to_thread(encode, result, request, metadata))
+            return Response(encode(result, request, metadata))

@@ -30,6 +30,7 @@ from rayfleet_serving.protocol import expected as expectations
 from rayfleet_serving.protocol.message import InferenceRequest, InferenceResult
 from rayfleet_serving.router.coalescer import Coalescer
 from rayfleet_serving.router.compare import compare
+from rayfleet_serving.router.load import Load
 from rayfleet_serving.signature import Signature
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,13 @@ class Copy:
 class Mirror:
     """The copies of requests that one version gets in one router. Not thread-safe: it belongs to the event loop."""
 
-    def __init__(self, coalescer: Coalescer, metrics: VersionMetrics) -> None:
+    def __init__(self, coalescer: Coalescer, metrics: VersionMetrics, load: Load) -> None:
         self.coalescer = coalescer
+        self._load = load
         self._metrics = metrics
         self._copies: set[Copy] = set()
         self._held = 0
+        self._makes_way = False
         self._told = False
         self._fault_told = False
 
@@ -112,7 +115,7 @@ class Mirror:
         metrics = self._metrics.mirror
         arrays = sum(array.nbytes + TEXT * array.size * array.dtype.hasobject for array in request.inputs.values())
         size = max(size, arrays)
-        if len(self._copies) >= MOST_COPIES or self._held + size > MOST_BYTES:
+        if self._makes_way or len(self._copies) >= MOST_COPIES or self._held + size > MOST_BYTES:
             metrics.ended("dropped")
             return None
         loop = asyncio.get_running_loop()
@@ -170,6 +173,12 @@ class Mirror:
         copy.size += size
         return InferenceResult({name: array.copy() for name, array in first.items()}, result.form)
 
+    def make_way(self, needed: bool) -> None:
+        """Drop all copies for as long as some model that goes first is pressed, those under way as well."""
+        if needed and not self._makes_way:
+            self.close()
+        self._makes_way = needed
+
     def close(self) -> None:
         """Cancel every copy under way."""
         for copy in self._copies:
@@ -193,7 +202,8 @@ class Mirror:
 
     async def _ask(self, copy: Copy, request: InferenceRequest, deadline: float) -> InferenceResult | None:
         begin = time.monotonic()
-        result, _ = await self.coalescer.infer(request, deadline)
+        with self._load.copied():
+            result, _ = await self.coalescer.infer(request, deadline)
         try:
             self._metrics.mirror.duration.observe(time.monotonic() - begin)
             return self.keep(copy, result)

@@ -25,6 +25,8 @@ class Item:
     losses: int = 0
     alone: bool = False
     """A call with it in it could not be sent or answered: it goes alone, so that it fails alone."""
+    at_once: bool = False
+    """Nobody waited when it came, and it left in that moment."""
     expiry: asyncio.TimerHandle | None = None
 
 

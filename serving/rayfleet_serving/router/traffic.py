@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from rayfleet_serving.config import VERSION_HEADER, ModelRoute, RouterState, TrafficTable, VersionRoute
 from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.protocol.message import InferenceRequest, RequestError
-from rayfleet_serving.router import sticky
+from rayfleet_serving.router import sticky, yielding
 from rayfleet_serving.router.mirror import Copy
-from rayfleet_serving.router.version import LiveVersion
+from rayfleet_serving.router.version import LiveVersion, Peers, nobody
+from rayfleet_serving.signature import ModelMetadata
 
 DRAIN_POLL_S = 0.1
 VERSION = VERSION_HEADER.encode()
@@ -43,6 +44,11 @@ class LiveModel:
     def ready(self) -> bool:
         """Some version that takes traffic is ready."""
         return any(version.ready for version in self._weighted)
+
+    @property
+    def open(self) -> bool:
+        """Some version that takes traffic answers, though the first request may have to wake it."""
+        return any(version.open for version in self._weighted)
 
     def choose(self, headers: Mapping[bytes, bytes]) -> LiveVersion:
         """Pick a version for a request: the one that it names, else its caller's, else any by weight.
@@ -76,7 +82,7 @@ class LiveModel:
         copies = []
         for version in self.mirrors:
             metadata = version.metadata
-            if version is answering or metadata is None or not version.ready:
+            if version is answering or metadata is None or not version.awake:
                 continue
             if random.random() * 100 >= version.route.mirror:  # noqa: S311 - a share of traffic, not a secret
                 continue
@@ -131,7 +137,10 @@ def _called(route: VersionRoute) -> str:
 class Traffic:
     """Holds one table at a time; `apply` swaps it without waiting for anything."""
 
-    def __init__(self, replica: str, metrics: RouterMetrics) -> None:
+    def __init__(self, replica: str, metrics: RouterMetrics, peers: Peers = nobody) -> None:
+        self._peers = peers
+        self._routers = 0
+        """Those that there are; 0 as long as nobody knows."""
         self.models: dict[str, LiveModel] = {}
         self._replica = replica
         self._metrics = metrics
@@ -142,22 +151,26 @@ class Traffic:
 
     @property
     def ready(self) -> bool:
-        """A table is in force, and some model in it answers, or it has none: one that does not takes no other away."""
-        return bool(self._table) and (not self.models or any(model.ready for model in self.models.values()))
+        """A table is in force, and some model in it answers, or it has none: one that does not takes no other away.
+
+        One that sleeps answers, known or not: were a balancer to wait for it, no request would ever come and wake it.
+        """
+        return bool(self._table) and (not self.models or any(model.open for model in self.models.values()))
 
     def apply(self, table: TrafficTable) -> None:
         """Put `table` into force. Must run on the event loop."""
         models: dict[str, LiveModel] = {}
         listed: set[str] = set()
+        routers = self._routers or table.routers
         for name, route in table.models.items():
             versions = []
             for entry in route.versions:
                 version = self._versions.get(entry.app)
                 if version is None:
-                    version = LiveVersion(name, entry, route, routers=table.routers, metrics=self._metrics)
+                    version = LiveVersion(name, entry, route, routers=routers, metrics=self._metrics, peers=self._peers)
                     self._versions[entry.app] = version
                 else:
-                    version.update(entry, route, table.routers)
+                    version.update(entry, route, routers)
                 listed.add(entry.app)
                 versions.append(version)
             models[name] = LiveModel(name, route, versions)
@@ -181,6 +194,39 @@ class Traffic:
         """What this router holds, versions that still drain included."""
         versions = {app: version.state() for app, version in self._versions.items()}
         return RouterState(replica=self._replica, table=self._table, models=self._rows, versions=versions)
+
+    def share_with(self, routers: int) -> None:
+        """There are so many routers; 0 where that is not known."""
+        if routers > 0 and routers != self._routers:
+            self._routers = routers
+            for version in self._versions.values():
+                version.share_with(routers)
+
+    def settle(self) -> None:
+        """Let models take as many requests as those allow that go first. To be called about once a second."""
+        yielding.settle(self.models.values())
+
+    def measure(self) -> None:
+        """Bring gauges up to date. Two applications may have one version, after an edit of its spec: they count
+        together."""
+        groups: dict[tuple[str, str], list[LiveVersion]] = {}
+        for version in self._versions.values():
+            groups.setdefault((version.model, version.route.version), []).append(version)
+        for versions in groups.values():
+            wanted = [version.wanted.replicas for version in versions if version.wanted is not None]
+            metrics = versions[0].metrics
+            metrics.replicas(sum(version.running for version in versions), sum(wanted) if wanted else None)
+            metrics.admitted.set(min(version.restraint.ratio for version in versions))
+
+    @property
+    def ongoing(self) -> int:
+        """Requests that are held, waiting or under way."""
+        return sum(version.held_now for version in self._versions.values())
+
+    def known(self, app: str, labels_file: str | None) -> ModelMetadata | None:
+        """What is known of an application's model, for another router."""
+        version = self._versions.get(app)
+        return version.known_to_peers(labels_file) if version is not None else None
 
     def live_versions(self) -> list[LiveVersion]:
         """Every version, those that still drain included."""

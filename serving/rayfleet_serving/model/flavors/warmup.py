@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from rayfleet_serving.model.errors import LoadError, describe
-from rayfleet_serving.model.execution import out_of_memory
+from rayfleet_serving.model.errors import LoadError, describe, out_of_memory
+from rayfleet_serving.model.execution import Predict
 from rayfleet_serving.model.flavors.base import Arrays, LoadedModel
 from rayfleet_serving.model.mlmodel import InputExample
 from rayfleet_serving.protocol import invocations
@@ -22,14 +22,21 @@ Arguments = tuple[Arrays, InputForm, dict[str, Any]]
 """Of `LoadedModel.predict`."""
 
 
-def run_example(model: LoadedModel, example: InputExample | None) -> None:
+def run_example(
+    model: LoadedModel, example: InputExample | None, predict: Predict | None = None, share: str = "the memory here"
+) -> None:
     """Predicts the model's own example once. An example of unusual form, or none, proves nothing and is left alone.
 
     Nor does a failure prove anything where it was not the example that failed but a part of it, or where memory ran
     out for several rows: requests of fewer rows may well be answered. It is logged.
 
+    Args:
+        predict: calls the model; its own method by default.
+        share: what it may take, for people.
+
     Raises:
-        LoadError: WarmUpFailed where the model cannot answer what it was logged with, so no request of that form.
+        LoadError: WarmUpFailed where the model cannot answer what it was logged with, so no request of that form;
+            OutOfMemory where it lacks the memory for a single row of it.
     """
     arguments = _example_inputs(model.signature, example.body) if example else None
     if example is None or arguments is None:
@@ -40,10 +47,13 @@ def run_example(model: LoadedModel, example: InputExample | None) -> None:
         rows = model.static_batch  # the last row fills it, as in `Execution`
         inputs = {name: array[np.minimum(np.arange(rows), logged - 1)] for name, array in inputs.items()}
     try:
-        model.predict(inputs, form, params)
+        (predict or model.predict)(inputs, form, params)
     except BaseException as error:  # as in `Execution.run`
         why = describe(error)[:1000]
-        if example.whole and rows == logged and not (rows > 1 and out_of_memory(error)):
+        lacking = out_of_memory(error)
+        if example.whole and lacking and rows <= (model.static_batch or 1):
+            raise LoadError("OutOfMemory", f"it needs more than {share} for a single row: {why}") from None
+        if example.whole and rows == logged and not lacking:
             raise LoadError("WarmUpFailed", f"the model raised on its own input example: {why}") from error
         logger.warning("The model raised on %d rows made from its own input example: %s", rows, why)
 

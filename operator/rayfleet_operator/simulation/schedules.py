@@ -1,0 +1,40 @@
+"""Which schedules are on, at any second of a run."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from rayfleet_operator.api import cron
+from rayfleet_operator.api.autoscaling import Schedule
+
+
+def scheduled(schedules: Sequence[Schedule], began: datetime, lasts_s: float) -> Callable[[float], int]:
+    """Replicas that schedules ask for, the most of those that are on; 0 where none is.
+
+    Args:
+        schedules: valid ones.
+        began: when second 0 was, with a time zone.
+        lasts_s: the last second that is asked for.
+    """
+    edges: list[tuple[float, int]] = []
+    """Times at which a schedule begins (replicas above 0) or is over (below)."""
+    until = began + timedelta(seconds=lasts_s)
+    for schedule in schedules:
+        # The one that has begun just before may still be on.
+        start = cron.next_start(schedule.start, schedule.time_zone, began - schedule.length)
+        while start is not None and start <= until:
+            begin = (start - began).total_seconds()
+            edges.append((begin, schedule.min_replicas))
+            edges.append((begin + schedule.length.total_seconds(), -schedule.min_replicas))
+            start = cron.next_start(schedule.start, schedule.time_zone, start)
+    times, levels, on = [-float("inf")], [0], []
+    for time, replicas in sorted(edges):
+        if replicas > 0:
+            on.append(replicas)
+        else:
+            on.remove(-replicas)
+        times.append(time)
+        levels.append(max(on, default=0))
+    return lambda now: levels[bisect_right(times, now) - 1]
