@@ -23,7 +23,7 @@ from rayfleet_operator.kube import config
 from rayfleet_operator.kube.client import KubeClient
 from rayfleet_operator.kube.config import Connection
 from rayfleet_operator.kube.keys import FleetKey
-from rayfleet_operator.kube.lease import Lease, LeaseLost
+from rayfleet_operator.kube.lease import ATTEMPT_S, Lease, LeaseLost
 from rayfleet_operator.kube.references import References
 from rayfleet_operator.metrics import Metrics
 from rayfleet_operator.settings import Settings
@@ -31,8 +31,10 @@ from rayfleet_operator.webhook import Webhook
 
 __all__ = ["Manager", "Ports", "Result", "run"]
 
+END_S = 25.0
+"""For giving up the Lease once the process is asked to end, and for all before that; a pod has 30 s altogether."""
 FINISH_S = 10.0
-"""For reconciles that are running when the process is asked to end; a pod has 30 s altogether."""
+"""For reconciles that are running when the process is asked to end."""
 CANCEL_S = 5.0
 """For reconciles to end once they are cancelled."""
 
@@ -149,9 +151,12 @@ class Manager:
             asyncio.create_task(controller.resync.run(client), name="the resync"),
         ]
         stopped = asyncio.create_task(stop.wait())
+        clock = asyncio.get_running_loop().time
+        end = clock()
         try:
             await asyncio.wait([stopped, keeping, *workers, *sources], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
+                end = clock() + END_S
                 logger.info("Asked to end; %d reconciles are running", controller.queue.active)
                 controller.queue.shut_down()
                 # The Lease is kept meanwhile: what still runs must not meet the next leader's work.
@@ -165,7 +170,8 @@ class Manager:
             await _end(*workers)
             await _end(keeping)
             if lease is not None:
-                await lease.release()
+                # All the time that is left: an API server that is busy must not cost the next leader a Lease's length.
+                await lease.release(within_s=max(ATTEMPT_S, end - clock()))
             await _end(stopped, *sources)
             await references.close()
             if isinstance(reconciler, Closing):

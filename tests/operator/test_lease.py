@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import pytest
 from aiohttp import web
 from kube_stand_in import api_server, refusal
 
@@ -19,7 +20,8 @@ Json = dict[str, Any]
 class LeaseServer:
     """Holds one Lease as an API server does.
 
-    A request on a connection that hangs never arrives. While it is mute, what is written is done and not answered.
+    A request on a connection that hangs never arrives, nor does any while it is deaf. While it is mute, what is written
+    is done and not answered.
     """
 
     def __init__(self) -> None:
@@ -28,10 +30,11 @@ class LeaseServer:
         self.connections: set[object] = set()
         self.hanging: set[object] = set()
         self.mute = False
+        self.deaf = False
 
     async def answer(self, request: web.Request) -> web.Response:
         self.connections.add(request.transport)
-        if request.transport in self.hanging:
+        if self.deaf or request.transport in self.hanging:
             await asyncio.sleep(3600)
         if request.method == "GET":
             return web.json_response(self.lease) if self.lease is not None else refusal(404, "NotFound")
@@ -108,6 +111,30 @@ async def test_a_renewal_that_arrives_late_does_not_keep_the_lease() -> None:
         renew(server, "first")
         await lease.release()
     assert server.holder == ""
+
+
+@pytest.mark.parametrize("state", ["mute", "deaf"])
+async def test_a_lease_is_given_up_as_soon_as_the_api_server_answers_again(state: str) -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace(retry_s=0.01, attempt_s=0.2)) as lease:
+        await lease.acquire()
+        setattr(server, state, True)
+        asked = len(server.connections)
+        releasing = asyncio.create_task(lease.release(within_s=60))
+        await until(lambda: len(server.connections) > asked or releasing.done())
+        setattr(server, state, False)
+        await releasing
+    assert server.holder == ""
+
+
+async def test_what_does_not_answer_is_asked_no_longer_than_there_is_time(caplog: pytest.LogCaptureFixture) -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace(retry_s=0.01, attempt_s=0.1)) as lease:
+        await lease.acquire()
+        server.deaf = True
+        async with asyncio.timeout(30):
+            await lease.release(within_s=0.5)
+    assert "could not be given up and will run out by itself: no answer" in caplog.text
 
 
 async def test_what_another_took_meanwhile_is_not_given_up() -> None:

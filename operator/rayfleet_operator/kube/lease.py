@@ -106,14 +106,28 @@ class Lease:
         finally:
             self._leads(False)
 
-    async def release(self) -> None:
-        """Give the Lease up, so that the next one need not wait until it runs out. Never raises for the API server."""
+    async def release(self, *, within_s: float | None = None) -> None:
+        """Give the Lease up, so that the next one need not wait until it runs out. Never raises for the API server.
+
+        One that does not answer is asked again for `within_s` seconds; left out, for as long as one attempt may take.
+        """
+        problem = "no answer"
         try:
-            async with asyncio.timeout(self._pace.attempt_s):
-                if await self._give_up():
-                    logger.info("Gave up the Lease %s/%s", self._namespace, self._name)
+            async with asyncio.timeout(within_s if within_s is not None else self._pace.attempt_s):
+                while True:
+                    try:
+                        async with asyncio.timeout(self._pace.attempt_s):
+                            given_up = await self._give_up()
+                        if given_up:
+                            logger.info("Gave up the Lease %s/%s", self._namespace, self._name)
+                        break
+                    except TimeoutError:
+                        problem = "no answer"
+                    except (errors.Unreachable, errors.TooManyRequests) as error:
+                        problem = str(error)
+                    await asyncio.sleep(self._pace.retry_s)
         except (errors.KubeError, TimeoutError) as error:
-            logger.warning("The Lease could not be given up and will run out by itself: %s", str(error) or "no answer")
+            logger.warning("The Lease could not be given up and will run out by itself: %s", str(error) or problem)
         self._seen, self._unsure = None, False
 
     async def _give_up(self) -> bool:
@@ -122,6 +136,8 @@ class Lease:
             await self._read()
         if self._holder() != self._identity:
             return False
+        # Until an answer comes, whether it was done is not known; another try must look first.
+        self._unsure = True
         try:
             await self._client.replace(self._given_up())
         except errors.Conflict:
@@ -129,6 +145,7 @@ class Lease:
             await self._read()
             if self._holder() != self._identity:
                 return False
+            self._unsure = True
             await self._client.replace(self._given_up())
         return True
 
