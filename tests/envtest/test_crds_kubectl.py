@@ -153,6 +153,16 @@ def test_scale_changes_the_replicas_of_a_model(kubectl: Shell) -> None:
     assert scale == "2 3"
 
 
+def test_scale_is_refused_where_the_load_decides(kubectl: Shell) -> None:
+    def autoscaling(value: str) -> None:
+        kubectl("patch", "md", "bert", "--type=merge", "-p", f'{{"spec": {{"autoscaling": {value}}}}}')
+
+    autoscaling('{"maxReplicas": 4}')
+    with pytest.raises(KubectlError, match="replicas has no effect beside autoscaling"):
+        kubectl("scale", "md/bert", "--replicas=3")
+    autoscaling("null")
+
+
 WRONG = """
 apiVersion: rayfleet.io/v1alpha1
 kind: ModelDeployment
