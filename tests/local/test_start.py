@@ -20,6 +20,12 @@ from rayfleet_up import RayfleetUp
         ({}, ["missing.yaml"], 1, ["missing.yaml: no such file"]),
         ({"a.yaml": None}, ["--fleet", "vision"], 1, ["there is no ModelFleet vision"]),
         ({"a.yaml": None}, ["--port", "0"], 2, ["--port"]),
+        (
+            {"a.yaml": None},
+            ["--gpus", "1", "--gpu-memory", "24"],
+            2,
+            ["24 is less than 1M", "with its unit, like 24Gi"],
+        ),
         ({"a.yaml": None}, ["--address", "127.0.0.1:8265"], 2, ["http://127.0.0.1:8265"]),
         ({"a.yaml": None}, ["--address", "http://127.0.0.1:9"], 1, ["http://127.0.0.1:9", "URL of Ray's dashboard"]),
     ],

@@ -70,6 +70,9 @@ def test_a_trace_of_rates() -> None:
     [
         ("", 0, "no request"),
         ("# nothing\n\n", 0, "no request"),
+        ("time,rows\n", 0, "no request"),
+        ("duration,rate\n", 0, "no request"),
+        ("time,rows\n1,0000000001999999999999999999\n", 2, "is no number of rows"),
         ("when\n1\n", 1, "'when' are not the columns of a trace; write time, time,rows"),
         ("time,size\n1,2\n", 1, "'time, size' are not the columns"),
         ("duration\n1\n", 1, "'duration' are not the columns"),
@@ -202,6 +205,8 @@ def test_a_curve_is_read_as_it_was_written() -> None:
         ('{"batchSeconds": {"1": 1}, "model": 3}', "model: 3 is not text"),
         ('{"batchSeconds": {"1": 1}, "hop": 3}', "'hop' is not known"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"batchSeconds": {"1": 1' + 5000 * "0" + "}}", "thousands of digits"),
+        ('{"batchSeconds": {"1": 1' + 400 * "0" + "}}", "is no time"),
     ],
 )
 def test_what_is_wrong_with_a_curve(text: str, said: str) -> None:

@@ -106,7 +106,13 @@ def test_little_work_is_spread_so_that_idle_replicas_go() -> None:
     """Six tenths of one replica's time: on four it is 15 % of each, and one is enough. If the first did all of it, it
     would keep two others."""
     policy = scaling(
-        1, 4, ongoing=50.0, latency_s=10.0, down_s=5.0, scheduled=lambda now: 4 if now < 20.0 else 0, look_back_s=10.0
+        1,
+        4,
+        ongoing=50.0,
+        latency_s=10.0,
+        down_s=5.0,
+        scheduled=lambda now: (4, "mornings") if now < 20.0 else (0, ""),
+        look_back_s=10.0,
     )
     run = simulate(every(1 / 6, 360), setup(policy, service_s=0.1, rules=NO_BATCHES))
     assert run.wanted[10] == 4
@@ -118,7 +124,13 @@ def test_batches_that_could_be_fuller_keep_no_replica() -> None:
     times as many."""
     rules = Rules(max_batch_size=8)
     policy = scaling(
-        1, 4, ongoing=50.0, latency_s=1.0, down_s=5.0, scheduled=lambda now: 4 if now < 20.0 else 0, look_back_s=10.0
+        1,
+        4,
+        ongoing=50.0,
+        latency_s=1.0,
+        down_s=5.0,
+        scheduled=lambda now: (4, "mornings") if now < 20.0 else (0, ""),
+        look_back_s=10.0,
     )
     arrivals = every(0.05, 1200)
     before = Setup(rules=rules, scaling=policy, service=lambda rows: 0.048 + 0.002 * rows)
@@ -161,7 +173,7 @@ def test_what_is_on_its_way_is_not_given_up_while_requests_are_late() -> None:
     so of itself alone."""
     policy = scaling(
         1, 8, ongoing=1e5, up_s=30.0, down_s=5.0, latency_s=0.5, look_back_s=10.0,
-        scheduled=lambda now: 6 if 10.0 <= now < 20.0 else 0,
+        scheduled=lambda now: (6, "mornings") if 10.0 <= now < 20.0 else (0, ""),
     )  # fmt: skip
     run = simulate(every(0.06, 2000), setup(policy, service_s=0.1, rules=NO_BATCHES, start_up_s=60.0))
     assert running_at(run, 69.0) == 1
@@ -204,16 +216,17 @@ def test_a_sleeping_model_keeps_no_more_than_may_wait() -> None:
 
 
 def test_a_schedule_has_its_replicas_there_before_any_request() -> None:
-    policy = scaling(1, 6, down_s=5.0, scheduled=lambda now: 4 if 20.0 <= now < 40.0 else 0)
+    policy = scaling(1, 6, down_s=5.0, scheduled=lambda now: (4, "mornings") if 20.0 <= now < 40.0 else (0, ""))
     run = simulate([], setup(policy, start_up_s=3.0), lasts_s=60.0)
     assert moves(run) == [(20.0, 1, 4), (45.0, 4, 1)]
+    assert [reason for *_, reason in run.changes] == ["schedule mornings", "no fewer are allowed"]
     assert running_at(run, 22.0) == 1
     assert running_at(run, 23.0) == 4
 
 
 def test_replicas_that_start_are_paid_for_and_those_that_leave_until_they_are_idle() -> None:
     """One for 60 s; three more from 20 until 45, of which the first three seconds are start-up."""
-    policy = scaling(1, 6, down_s=5.0, scheduled=lambda now: 4 if 20.0 <= now < 40.0 else 0)
+    policy = scaling(1, 6, down_s=5.0, scheduled=lambda now: (4, "mornings") if 20.0 <= now < 40.0 else (0, ""))
     run = simulate([], setup(policy, start_up_s=3.0), lasts_s=60.0)
     assert run.replica_seconds == pytest.approx(60.0 + 3 * 25.0)
 

@@ -29,6 +29,8 @@ ZEROS = {"BOOL": False, "BYTES": ""}
 """In place of 0, by datatype of the Open Inference Protocol."""
 RAY_S = 2.5
 """Until Ray has started a process for a replica, and routers know of it; seen on two cores."""
+MOST = 32
+"""Rows of the largest batch, where nobody says how many."""
 LOADING = "rayfleet_replica_load_seconds"
 _SAMPLE = re.compile(
     r"(rayfleet_batch_(?:size|duration_seconds)_(?:sum|count)|rayfleet_replica_load_seconds)\{([^}]*)\} (\S+)"
@@ -58,7 +60,9 @@ class Batches:
 @click.option("--url", metavar="URL", help="Where models answer; by default that of the running `rayfleet up`.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Which `rayfleet up`, where several run.")
 @click.option(
-    "--most", type=click.IntRange(1, MOST_ROWS), default=32, show_default=True, help="Rows; its maxBatchSize."
+    "--most",
+    type=click.IntRange(1, MOST_ROWS),
+    help=f"Rows; its maxBatchSize. [default: {MOST}, or what it runs in one batch]",
 )
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Batches of each size.")
 @click.option("--body", type=click.Path(exists=True, dir_okay=False, path_type=Path), help='JSON: {"instances": […]}.')
@@ -70,7 +74,7 @@ def measure(
     model: str,
     url: str | None,
     port: int | None,
-    most: int,
+    most: int | None,
     rounds: int,
     body: Path | None,
     output: Path | None,
@@ -93,11 +97,11 @@ def measure(
         raise click.ClickException(f"{click.format_filename(output)} cannot be written: {error.strerror}") from error
 
 
-def _measured(model: _Model, rows: list[Any] | None, most: int, rounds: int) -> Curve:
+def _measured(model: _Model, rows: list[Any] | None, most: int | None, rounds: int) -> Curve:
     ask = model.asking(rows)
-    points = []
+    points: list[tuple[int, float]] = []
     hop_s = 0.0
-    for size in _sizes(most):
+    for size in _sizes(most or MOST):
         for _ in range(WARM_UP):
             ask(size)
         before = model.batches()
@@ -113,10 +117,11 @@ def _measured(model: _Model, rows: list[Any] | None, most: int, rounds: int) -> 
                 "Measure where nobody does"
             )
         if ran.number != rounds:
-            raise click.ClickException(
-                f"{model.name} runs {size} rows in {ran.number / rounds:.3g} batches; "
-                f"give --most {size // 2 or 1}, or what its maxBatchSize is"
-            )
+            told = f"{model.name} runs {size} rows in {ran.number / rounds:.3g} batches"
+            if most is None and points:
+                click.echo(f"{told}: its maxBatchSize is less; with it as --most, that is measured, too.", err=True)
+                break
+            raise click.ClickException(f"{told}; give --most {size // 2 or 1}, or what its maxBatchSize is")
         seconds = ran.seconds / ran.number
         points.append((size, seconds))
         if size == 1:

@@ -13,6 +13,9 @@ from rayfleet_operator.local.session import Request, StartError, serve
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.settings import PrometheusSettings, SettingsError
 
+LEAST_GPU_MEMORY = 10**6
+"""As of a group's `gpuMemory`."""
+
 
 @click.command()
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=click.Path())
@@ -73,7 +76,14 @@ def up(
 
 
 def _bytes(size: str | None) -> int | None:
+    if size is None:
+        return None
     try:
-        return None if size is None else quantity.parse_bytes(size)
+        found = quantity.parse_bytes(size)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--gpu-memory") from error
+    if found < LEAST_GPU_MEMORY:
+        raise click.BadParameter(
+            f"{size} is less than 1M; write it with its unit, like 24Gi", param_hint="--gpu-memory"
+        )
+    return found

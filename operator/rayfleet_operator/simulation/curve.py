@@ -8,7 +8,6 @@ As JSON, which `rayfleet measure` writes:
 from __future__ import annotations
 
 import json
-import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ MOST_ROWS = 4096
 """`maxBatchSize` goes no further."""
 MOST_CHARACTERS = 1 << 20
 """Of a curve's document: anything longer is something else."""
+MOST_SECONDS = 1e9
 KNOWN = {"batchSeconds", "hopSeconds", "startUpSeconds", "model", "version"}
 
 
@@ -72,6 +72,8 @@ def read(text: str) -> Curve:
         raise CurveError(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
     except RecursionError:
         raise CurveError("nested too deeply to be a curve") from None
+    except ValueError:
+        raise CurveError("has a number of thousands of digits") from None
     if not isinstance(document, dict):
         raise CurveError(f"{shown(document)} is not a curve; rayfleet measure writes one")
     if unknown := document.keys() - KNOWN:
@@ -113,7 +115,8 @@ def _rows(key: str) -> int:
 
 
 def _seconds(value: object, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    # JSON's whole numbers have no end, and what compares them to a float raises nothing.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_SECONDS:
         raise CurveError(f"{field}: {shown(value)} is no time; write seconds as a number that is not below 0")
     return float(value)
 

@@ -22,6 +22,11 @@ BUSY_S = 10.0
 """As in `rayfleet_serving.model.scaling`: over how long the busy share of a replica is taken."""
 
 
+def unscheduled(now: float) -> tuple[int, str]:
+    """Where no schedule is ever on."""
+    return 0, ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
     """When replicas come and go."""
@@ -31,8 +36,9 @@ class Scaling:
     look_back_s: float = 30.0
     lag_s: float = LAG_S
     """From what routers see until it counts for a decision."""
-    scheduled: Callable[[float], int] = lambda now: 0
-    """Replicas that schedules ask for, at a time in seconds from the beginning of the run; 0 for none."""
+    scheduled: Callable[[float], tuple[int, str]] = unscheduled
+    """Replicas that a schedule asks for, and its name, at a time in seconds from the beginning of the run; 0 for none.
+    """
 
 
 def fixed(replicas: int) -> Scaling:
@@ -150,11 +156,21 @@ class Scaler:
             self.need = Need(target, "nothing is known yet")
         else:
             waiting = self._ledger.open.now
-            self.need = Need(min(waiting, 1), f"{waiting} requests wait for the first replica")
+            requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+            self.need = Need(min(waiting, 1), f"{requests} for the first replica")
         return self._delays.decide(held(self.need.replicas, target, stays=self.need.stays), target, now)
+
+    def reason(self, wanted: int, now: float) -> str:
+        """Why there should be `wanted` replicas, in the words of a model's status."""
+        pace, (_, name) = self._bounded(now), self.scaling.scheduled(now)
+        if self.need.replicas < wanted == pace.least:
+            return f"schedule {name}" if pace.least > self.scaling.pace.least else "no fewer are allowed"
+        if self.need.replicas > wanted == pace.most:
+            return f"{self.need.reason}; no more than {wanted} are allowed"
+        return self.need.reason
 
     def _bounded(self, now: float) -> Pace:
         """The pace with the schedules' lower bound."""
         pace = self.scaling.pace
-        scheduled = min(self.scaling.scheduled(now), pace.most)
+        scheduled = min(self.scaling.scheduled(now)[0], pace.most)
         return replace(pace, least=scheduled) if scheduled > pace.least else pace

@@ -10,15 +10,15 @@ from rayfleet_operator.api import cron
 from rayfleet_operator.api.autoscaling import Schedule
 
 
-def scheduled(schedules: Sequence[Schedule], began: datetime, lasts_s: float) -> Callable[[float], int]:
-    """Replicas that schedules ask for, the most of those that are on; 0 where none is.
+def scheduled(schedules: Sequence[Schedule], began: datetime, lasts_s: float) -> Callable[[float], tuple[int, str]]:
+    """Replicas that schedules ask for, the most of those that are on, and the name of that schedule; 0 where none is.
 
     Args:
         schedules: valid ones.
         began: when second 0 was, with a time zone.
         lasts_s: the last second that is asked for.
     """
-    edges: list[tuple[float, int]] = []
+    edges: list[tuple[float, int, str]] = []
     """Times at which a schedule begins (replicas above 0) or is over (below)."""
     until = began + timedelta(seconds=lasts_s)
     for schedule in schedules:
@@ -26,15 +26,16 @@ def scheduled(schedules: Sequence[Schedule], began: datetime, lasts_s: float) ->
         start = cron.next_start(schedule.start, schedule.time_zone, began - schedule.length)
         while start is not None and start <= until:
             begin = (start - began).total_seconds()
-            edges.append((begin, schedule.min_replicas))
-            edges.append((begin + schedule.length.total_seconds(), -schedule.min_replicas))
+            edges.append((begin, schedule.min_replicas, schedule.name))
+            edges.append((begin + schedule.length.total_seconds(), -schedule.min_replicas, schedule.name))
             start = cron.next_start(schedule.start, schedule.time_zone, start)
-    times, levels, on = [-float("inf")], [0], []
-    for time, replicas in sorted(edges):
+    times, levels = [-float("inf")], [(0, "")]
+    on: list[tuple[int, str]] = []
+    for time, replicas, name in sorted(edges):
         if replicas > 0:
-            on.append(replicas)
+            on.append((replicas, name))
         else:
-            on.remove(-replicas)
+            on.remove((-replicas, name))
         times.append(time)
-        levels.append(max(on, default=0))
+        levels.append(max(on, default=(0, "")))
     return lambda now: levels[bisect_right(times, now) - 1]

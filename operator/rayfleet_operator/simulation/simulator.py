@@ -146,7 +146,7 @@ class _Simulation:
         before = self._wanted
         self._wanted = self._scaler.decide(before, self._running, now)
         if self._wanted != before:
-            self._run.changes.append((now, before, self._wanted, self._scaler.need.reason))
+            self._run.changes.append((now, before, self._wanted, self._scaler.reason(self._wanted, now)))
         for _ in range(before, self._wanted):
             self._start(now)
         for _ in range(self._wanted, before):

@@ -9,7 +9,7 @@ from rayfleet_operator.api.autoscaling import Autoscaling
 from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.simulation.curve import Curve
 from rayfleet_operator.simulation.router import Rules
-from rayfleet_operator.simulation.scaling import Scaling, fixed
+from rayfleet_operator.simulation.scaling import Scaling, fixed, unscheduled
 from rayfleet_operator.simulation.schedules import scheduled
 from rayfleet_operator.simulation.simulator import Setup
 from rayfleet_serving.autoscaling.delays import Pace
@@ -75,7 +75,7 @@ def _scaling(spec: Autoscaling, began: datetime | None, last_s: float) -> Scalin
             downscale_step=spec.downscale_step,
         ),
         look_back_s=spec.look_back_seconds,
-        scheduled=scheduled(spec.schedules, began, last_s) if began is not None else lambda now: 0,
+        scheduled=scheduled(spec.schedules, began, last_s) if began is not None else unscheduled,
     )
 
 

@@ -31,6 +31,7 @@ MOST_ROWS = 1_000_000
 TIMES = ("time", "rows")
 RATES = ("duration", "rate", "rows")
 RIGHT = "write time, time,rows, duration,rate or duration,rate,rows"
+NOTHING = "no request; write a line for each, with its time"
 
 Record = dict[str, Any]
 
@@ -49,8 +50,9 @@ def read(lines: Iterable[str]) -> Arrivals | list[Piece]:
     told = _told(lines)
     first = next(told, None)
     if first is None:
-        raise TraceError(0, "no request; write a line for each, with its time")
+        raise TraceError(0, NOTHING)
     number, line = first
+    records: Iterable[tuple[int, Record]]
     if line.startswith("{"):
         records = _json(chain([first], told))
         number, record = next(records)
@@ -62,6 +64,10 @@ def read(lines: Iterable[str]) -> Arrivals | list[Piece]:
     else:
         names = list(TIMES[: line.count(",") + 1])
         records = _csv(chain([first], told), names)
+    records = iter(records)
+    if (begin := next(records, None)) is None:
+        raise TraceError(0, NOTHING)
+    records = chain([begin], records)
     return _times(records) if "time" in names else _rates(records)
 
 
@@ -116,7 +122,9 @@ def _rows(record: Record, names: tuple[str, ...], number: int) -> int:
         raise TraceError(number, f"{shown(min(unknown))} is not known; write {', '.join(names)}")
     value = record.get("rows", 1)
     text = str(value)
-    if isinstance(value, bool | float) or not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= MOST_ROWS):
+    if isinstance(value, bool | float) or not (
+        text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= MOST_ROWS
+    ):
         raise TraceError(
             number, f"rows: {shown(value)} is no number of rows; write whole numbers from 1 to {MOST_ROWS}"
         )
