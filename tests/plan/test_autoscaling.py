@@ -44,6 +44,7 @@ from .scenes import (
 )
 
 MOVING = {"autoscaling": {"minReplicas": 2, "maxReplicas": 10}}
+ALWAYS_ON = {"name": "always", "start": "* * * * *", "duration": "1h", "minReplicas": 3}
 SLEEPY = {"autoscaling": {"minReplicas": 0, "maxReplicas": 10}}
 
 
@@ -234,7 +235,8 @@ def test_the_first_replica_stays_until_a_router_knows_what_the_model_takes() -> 
 
 
 def asleep(of_spec: dict[str, Any], versions: dict[int, tuple[str, int | None]] | None = None) -> ObservedFleet:
-    observed = running(observe(versions or {1: ("RUNNING", 100)}, of=model(**of_spec)), 1, 0)
+    """Routers take requests for it."""
+    observed = running(observe(versions or {1: ("RUNNING", 100)}, of=model(**of_spec), ready={1: 2}), 1, 0)
     assert observed.table is not None
     row = observed.table.models["digits"]
     rows = [each.model_copy(update={"sleeps": each.version == "1"}) for each in row.versions]
@@ -251,6 +253,27 @@ def test_a_model_that_sleeps_is_ready_and_nothing_is_wrong_with_it() -> None:
     )
     assert condition(planned, ConditionType.DEGRADED)[0] == "False"
     assert scaling.line(planned.models[0].scaling) == "0: no request: asleep"
+
+
+@pytest.mark.parametrize("more", ["a schedule", "an edit", "no longer by load"])
+def test_a_model_that_is_to_be_awake_stays_ready_until_it_is(more: str) -> None:
+    """Requests wait for its replica as they do for one that they wake; a balancer must not turn away meanwhile."""
+    spec: dict[str, Any] = {
+        "a schedule": {"autoscaling": {**SLEEPY["autoscaling"], "schedules": [ALWAYS_ON]}},
+        "an edit": {"autoscaling": {**SLEEPY["autoscaling"], "minReplicas": 3}},
+        "no longer by load": {"replicas": 3},
+    }[more]
+    of = model(**spec)
+    planned = plan_one(asleep(SLEEPY, {1: ("DEPLOYING", 100)}), identity(1), of=of)
+    assert sizes(planned)[1].least == 3
+    assert [row.sleeps for row in table_of(planned.config).models["digits"].versions] == [True]
+    status, reason, message = condition(planned, ConditionType.READY)
+    assert (status, reason) == ("True", "Asleep")
+    assert message in ("version 1 wakes up", "version 1 is asleep: the first request wakes it")
+    awake = running(asleep(SLEEPY), 1, 1)
+    planned = plan_one(awake, identity(1), of=of)
+    assert [row.sleeps for row in table_of(planned.config).models["digits"].versions] == [False]
+    assert condition(planned, ConditionType.READY)[1] == "Serving"
 
 
 def test_a_model_that_cannot_be_woken_is_not_ready() -> None:

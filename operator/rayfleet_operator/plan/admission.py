@@ -49,7 +49,7 @@ class Waiting(NamedTuple):
         """In a sentence."""
         which = f"version {self.version}: " if self.model and self.version else ""
         if self.refused:
-            return f"{which}a replica {self.why}; it is served as soon as there is room"
+            return f"{which}a replica {self.why}; it waits until there is room"
         return f"{which}{self.replicas} of {self.of} replicas wait: each {self.why}"
 
 

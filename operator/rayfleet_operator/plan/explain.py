@@ -37,7 +37,8 @@ def ready(facts: ModelFacts, versions: Sequence[VersionPlan], serving: bool) -> 
         text = f"version {first.version} sleeps, and cannot be woken: {first.message or first.state}"
         return conditions.ready("False", Reason.NOT_SERVING, text)
     if sleeps:
-        return conditions.ready("True", Reason.ASLEEP, f"version {first.version} is asleep: the first request wakes it")
+        how = "wakes up" if first.replicas_target else "is asleep: the first request wakes it"
+        return conditions.ready("True", Reason.ASLEEP, f"version {first.version} {how}")
     if serving:
         return conditions.ready("True", Reason.SERVING, f"version {first.version} answers")
     if first.state == WAITING:

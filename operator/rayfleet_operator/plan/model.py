@@ -131,7 +131,7 @@ def _roll_out(
     own = {app: share for app, share in weights.items() if app not in beside.apps}
     shares = rows.shared_out(own, 100 - beside.weight)
     table = [
-        rows.row(model, app, identities[app], share, given.get(app), sleeps=_sleeps(entries.get(app)))
+        rows.row(model, app, identities[app], share, given.get(app), sleeps=_sleeps(facts, app, entries.get(app)))
         for app, share in shares.items()
     ]
     gone = [*leaving, *beside.leaving]
@@ -196,8 +196,8 @@ def _sizes(facts: ModelFacts, model: ModelDeployment, target: str, divided: Divi
     return {app: facts.placed(app, size) for app, size in sizes.items()}
 
 
-def _sleeps(entry: Mapping[str, Any] | None) -> bool:
-    return entry is not None and size.given(entry).least == 0
+def _sleeps(facts: ModelFacts, app: str, entry: Mapping[str, Any] | None) -> bool:
+    return entry is not None and rows.sleeps(facts, app, size.given(entry).least)
 
 
 def _faults(

@@ -233,7 +233,7 @@ def _row(
                 found.under_way.append(f"{version.name}: version {row.version} answers again, and has its share soon")
     share = {"weight": version.weight, "mirror": version.mirror or 0} if takes else {"weight": 0, "mirror": 0}
     of = sized(model, version)
-    sleeps = _bounds(facts, of, version, row.app).least == 0
+    sleeps = rows.sleeps(facts, row.app, _bounds(facts, of, version, row.app).least)
     row = row.model_copy(update={**share, "name": version.name, "place": place, "lost": lost, "sleeps": sleeps})
     found.rows.append(row)
     found.again_in = retry.sooner(found.again_in, retry.due_in(facts, row.app))

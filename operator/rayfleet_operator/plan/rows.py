@@ -23,7 +23,7 @@ def row(
     sleeps: bool = False,
 ) -> VersionRoute:
     """`identity` is the version and its model id; without a transform of its own the version gets the spec's. `sleeps`:
-    it may have no replica."""
+    see `sleeps`."""
     version, model_id = identity
     return VersionRoute(
         app=app,
@@ -34,6 +34,18 @@ def row(
         max_batch_size=model.spec.batching.max_batch_size,
         transform=given or traffic.transform(model.spec.transform),
     )
+
+
+def sleeps(facts: ModelFacts, app: str, least: int) -> bool:
+    """Whether it may have no replica, or had none when more were asked for: until one of those runs, requests wait for
+    it as for one that sleeps.
+
+    Args:
+        least: replicas that it has from now on, at the least.
+    """
+    before, found = facts.row(app), facts.live.get(app)
+    slept = before is not None and before.sleeps and found is not None and not found.observed.replicas_running
+    return least == 0 or slept
 
 
 def told(
