@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
@@ -15,7 +18,16 @@ from rayfleet_serving.link.call import Trouble
 from rayfleet_serving.model import calls as counted
 from rayfleet_serving.model import guard as guards
 from rayfleet_serving.model.calls import Calls
-from rayfleet_serving.model.guard import LIVES_S, LOOKS, QUIET_S, STARVED, WARM_UP_S, Guard, ReplicaEndsError
+from rayfleet_serving.model.guard import (
+    LIVES_S,
+    LOOKS,
+    QUIET_S,
+    STARVED,
+    WARM_UP_S,
+    Guard,
+    ReplicaEndsError,
+    in_loop,
+)
 from rayfleet_serving.model.process_memory import MIB
 from rayfleet_serving.model.share import LOSSES, Share
 from rayfleet_serving.protocol.message import InferenceResult
@@ -50,8 +62,14 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.calls = Calls(self._predict, self.share, static_batch=None)
-        self.guard = Guard(NAME, tell=self.told.append, end=self.ended.append)
+        self.guard = Guard(NAME, tell=self._tell, end=self.ended.append)
         self.guard.watch(self.calls, self.share, began=0.0)
+
+    def _tell(self, trouble: Trouble | None) -> threading.Event:
+        self.told.append(trouble)
+        told = threading.Event()
+        told.set()
+        return told
 
     def _predict(self, inputs: dict[str, np.ndarray], form: str, params: dict[str, Any]) -> InferenceResult:
         if self.lacks:
@@ -351,3 +369,39 @@ def test_what_is_looked_for_in_vain_is_looked_for_less_often(monkeypatch: pytest
         now[0] += 1
     assert all(after - before <= 6 for before, after in pairwise(looked))
     assert len(looked) > 3
+
+
+@pytest.mark.parametrize("tells", ["late", "never, as it raises"])
+async def test_it_ends_once_the_event_loop_has_told_why(tells: str) -> None:
+    """The loop may have no CPU, or none for this, just when the replica ends."""
+    said: list[Trouble | None] = []
+    ended: list[int] = []
+    at_the_end: list[list[Trouble | None]] = []
+
+    def tell(trouble: Trouble | None) -> None:
+        if tells != "late":
+            raise ValueError("no link")
+        said.append(trouble)
+
+    def end(code: int) -> None:
+        at_the_end.append(list(said))
+        ended.append(code)
+
+    share = Held()
+    share.beyond = "takes 7.1 GiB of GPU memory, its gpuMemory is 6 GiB"
+    guard = Guard(NAME, tell=in_loop(asyncio.get_running_loop(), tell), end=end)
+    guard.watch(Calls(lambda *_: None, share, static_batch=None), share)  # type: ignore[arg-type, return-value]
+    guard.start()
+    try:
+        while guard._ending is None:
+            time.sleep(0.01)  # noqa: ASYNC251
+        time.sleep(2 * guards.FAREWELL_S)  # noqa: ASYNC251
+        assert not ended
+        await until("it has ended", lambda: ended, 30)
+    finally:
+        guard.stop()
+    assert ended == [guards.EXIT_CODE]
+    if tells == "late":
+        ((trouble,),) = at_the_end
+        assert trouble is not None
+        assert trouble.reason == "OutOfMemory"

@@ -6,7 +6,7 @@ import ctypes
 from typing import Any
 
 import pytest
-from nvml_stand_in import BUS_ID
+from nvml_stand_in import BUS_ID, OTHER_BUS_ID
 
 from rayfleet_serving.model import cuda, share
 from rayfleet_serving.model.cuda import Cuda, CudaError
@@ -30,10 +30,13 @@ class Driver:
                 return NO_DEVICE
             if name == "cuDeviceGetCount":
                 arguments[0]._obj.value = self.gpus
+            elif name == "cuDeviceGet":
+                arguments[0]._obj.value = arguments[1]
             elif name == "cuDeviceGetPCIBusId":
-                arguments[0].value = BUS_ID.encode()
+                arguments[0].value = (BUS_ID, OTHER_BUS_ID)[arguments[2].value].encode()
                 assert arguments[1] > len(BUS_ID)
             elif name == "cuDevicePrimaryCtxRetain":
+                assert arguments[1].value == 0
                 self.contexts += 1
             return 0
 
@@ -47,9 +50,10 @@ def driver(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> D
     return found
 
 
-def test_the_first_visible_gpu_is_found_and_its_context_opened(driver: Driver) -> None:
+@pytest.mark.parametrize("driver", [{"gpus": 2}], indirect=True)
+def test_the_visible_gpus_are_found_and_a_context_opened_on_the_first(driver: Driver) -> None:
     found = Cuda()
-    assert (found.bus_id(), driver.contexts) == (BUS_ID, 0)
+    assert (found.bus_ids(), driver.contexts) == ([BUS_ID, OTHER_BUS_ID], 0)
     found.open_context()
     assert driver.contexts == 1
 

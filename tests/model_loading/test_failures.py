@@ -14,7 +14,6 @@ from typing import Any
 import mlflow.pyfunc
 import numpy as np
 import pytest
-import torch
 import yaml
 from mlflow.models import infer_signature
 from model_loading import models
@@ -344,8 +343,13 @@ async def test_labels_that_cannot_be_had_are_none(name: str, saved: Any, tmp_pat
     await Model.func_or_class.__del__(made)  # type: ignore[attr-defined]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells by the error of a machine without a GPU")
-def test_a_pyfunc_is_given_the_cap_of_gpu_memory(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cuda")
-    with pytest.raises(LoadError, match=r"CUDA|NVIDIA"):
-        load(saved(models.pyfunc_array), allow_code_execution=True, gpu_memory_bytes=1 << 30)
+@pytest.mark.parametrize(
+    ("model", "flavor"), [(models.pyfunc_array, "pyfunc"), (models.transformers_text, "transformers")]
+)
+def test_what_mlflow_loads_is_given_the_cap_of_gpu_memory(
+    model: Any, flavor: str, saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(f"rayfleet_serving.model.flavors.{flavor}.torch_device", asked.append)
+    load(saved(model), allow_code_execution=True, gpu_memory_bytes=1 << 30)
+    assert asked == [1 << 30]

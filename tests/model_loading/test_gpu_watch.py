@@ -104,8 +104,8 @@ def test_replicas_of_one_machine_open_their_contexts_one_after_the_other(card: C
         def __init__(self, process: int) -> None:
             self.process = process
 
-        def bus_id(self) -> str:
-            return BUS_ID
+        def bus_ids(self) -> list[str]:
+            return [BUS_ID]
 
         def open_context(self) -> None:
             time.sleep(0.2)
@@ -152,10 +152,24 @@ def test_without_nvml_nothing_is_watched(monkeypatch: pytest.MonkeyPatch, caplog
     assert "nvidia-ml-py is not installed" in caplog.text
 
 
-def test_a_card_that_is_lost_later_says_nothing(card: Card) -> None:
+def test_a_card_that_is_lost_later_says_nothing_and_its_log_says_so_once(card: Card, caplog: Any) -> None:
     found = account(card)
     card.broken = True
+    assert [found.used() for _ in range(5)] == [None] * 5
+    assert caplog.text.count("GPU is lost") == 1
+    card.broken = False
+    assert found.used() == 400 * MIB
+    card.broken = True
     assert found.used() is None
+    assert caplog.text.count("GPU is lost") == 2
+
+
+def test_of_several_gpus_the_one_with_most_counts(card: Card) -> None:
+    card.others = {OTHERS: 9 * GIB}
+    held = share(card, 6 * GIB)
+    assert (held.gpu_memory_used(), held.over()) == (400 * MIB, None), "it has nothing on the second one yet"
+    card.others[OURS] = 7 * GIB
+    assert held.over() == "takes 7 GiB of GPU memory, its gpuMemory is 6 GiB"
 
 
 def share(card: Card, cap: int) -> Share:

@@ -132,6 +132,31 @@ async def test_a_model_that_asked_for_no_gpu_sees_none(
     await gone(made)
 
 
+class Where(mlflow.pyfunc.PythonModel):
+    """Answers with the thread in which it computes."""
+
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
+        return np.full_like(model_input, threading.get_native_id())
+
+
+async def test_a_model_computes_in_a_thread_that_goes_behind_what_answers(
+    tmp_path: Path,
+    replica: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behind: dict[int, float | None] = {}
+    monkeypatch.setattr(app.cpus, "limit", lambda count: None)
+    monkeypatch.setattr(app.cpus, "yield_to_others", lambda count: behind.__setitem__(threading.get_native_id(), count))
+    monkeypatch.setattr(app, "_assigned", lambda: {"CPU": 0.5})
+    signature = infer_signature(models.FEATURES, models.FEATURES)
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=Where(), signature=signature, pip_requirements=[])
+    made = await replica(tmp_path / "model")
+    reply = await made._batcher.infer(Call({"input": models.FEATURES[:1]}, [1], "tensor", {}, [30.0]))
+    (computed,) = reply.outputs.values()
+    assert behind[int(computed.flat[0])] == 0.5
+    await gone(made)
+
+
 def test_what_ray_reserves_is_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[ModelArgs, int | None, float | None]] = []
     monkeypatch.setattr(app, "_load", lambda *arguments: asked.append(arguments))

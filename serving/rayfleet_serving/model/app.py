@@ -18,7 +18,6 @@ from ray.serve import Application
 from rayfleet_serving import logs
 from rayfleet_serving.config import MODEL_DEPLOYMENT, ModelArgs, ModelUserConfig
 from rayfleet_serving.link import devices
-from rayfleet_serving.link.call import Trouble
 from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.metrics import ModelMetrics
 from rayfleet_serving.model import cpus, cuda
@@ -29,7 +28,7 @@ from rayfleet_serving.model.credentials import OwnCredentials
 from rayfleet_serving.model.errors import describe
 from rayfleet_serving.model.execution import Execution
 from rayfleet_serving.model.flavors import LoadedModel, load, run_example, warmup_inputs
-from rayfleet_serving.model.guard import Guard
+from rayfleet_serving.model.guard import Guard, in_loop
 from rayfleet_serving.model.mlmodel import input_example
 from rayfleet_serving.model.scaling import Scaling
 from rayfleet_serving.model.share import Share, open_share
@@ -54,8 +53,7 @@ class Model:
         self._began = time.perf_counter()
         self._args = args
         who = f"model {args.name}, version {args.identity.version},"
-        self._loop = asyncio.get_running_loop()
-        self._guard = Guard(who, tell=self._tell)
+        self._guard = Guard(who, tell=in_loop(asyncio.get_running_loop(), lambda trouble: self._links.tell(trouble)))
         self._guard.start()
         try:
             await self._start(args, _assigned())
@@ -142,10 +140,6 @@ class Model:
             await asyncio.sleep(0.05)
         self._guard.stop()
         self._links.close()
-
-    def _tell(self, trouble: Trouble | None) -> None:
-        """In the guard's thread."""
-        self._loop.call_soon_threadsafe(self._links.tell, trouble)
 
     async def metadata(self, labels_file: str | None) -> ModelMetadata:
         """What the model takes and gives. `labels_file` is a path inside the model's artifacts, one label a line."""

@@ -1,4 +1,4 @@
-"""The visible GPU, asked through the driver itself: not every image has PyTorch."""
+"""The visible GPUs, asked through the driver itself: not every image has PyTorch."""
 
 from __future__ import annotations
 
@@ -33,19 +33,28 @@ class Cuda:
         self._call("cuDeviceGetCount", byref(count))
         if not count.value:
             raise CudaError("no GPU is visible")
-        self._device = c_int()
-        self._call("cuDeviceGet", byref(self._device), 0)
+        self._devices = [self._device(index) for index in range(count.value)]
 
-    def bus_id(self) -> str:
-        """Where the first visible GPU is. Its index here is another one than NVML's."""
-        text = (c_char * 64)()
-        self._call("cuDeviceGetPCIBusId", text, len(text), self._device)
-        return text.value.decode()
+    def bus_ids(self) -> list[str]:
+        """Where the visible GPUs are. Their indices here are others than NVML's."""
+        return [self._bus_id(device) for device in self._devices]
 
     def open_context(self) -> None:
-        """Open the context that PyTorch, onnxruntime and XGBoost share. It takes hundreds of MiB of the GPU."""
+        """Open the context that PyTorch, onnxruntime and XGBoost share, on the first one, of which it takes hundreds of
+        MiB.
+        """
         self._context = c_void_p()
-        self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)
+        self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._devices[0])
+
+    def _device(self, index: int) -> c_int:
+        device = c_int()
+        self._call("cuDeviceGet", byref(device), index)
+        return device
+
+    def _bus_id(self, device: c_int) -> str:
+        text = (c_char * 64)()
+        self._call("cuDeviceGetPCIBusId", text, len(text), device)
+        return text.value.decode()
 
     def _call(self, name: str, *arguments: object) -> None:
         if code := getattr(self._library, name)(*arguments):

@@ -1,4 +1,4 @@
-"""What this process has on its GPU, by NVML: every allocation of every library, and CUDA's own context.
+"""What this process has on its GPUs, by NVML: every allocation of every library, and CUDA's own context.
 
 NVML lists the processes on a GPU by the ids that they have on the node, and a container knows its own only as it is
 inside. Therefore this process is the one that appears while it opens its CUDA context. Replicas on one machine do that
@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,38 @@ TURN_S = 30.0
 
 
 class GpuAccount:
-    """One process on one GPU. `processes` are the ids that may be this one."""
+    """One process on its GPUs. `processes` are the ids that may be this one, which has a context on the first GPU."""
 
-    def __init__(self, nvml: Any, device: Any, processes: set[int]) -> None:
+    def __init__(self, nvml: Any, devices: Sequence[Any], processes: set[int]) -> None:
         self._nvml = nvml
-        self._device = device
+        self._devices = devices
         self._processes = processes
+        self._problem = ""
 
     def used(self) -> int | None:
-        """Bytes that this process has on the GPU; None where NVML does not tell."""
+        """Bytes that this process has on the GPU where it has most; None where NVML does not tell."""
         try:
-            listed = memory_by_process(self._nvml, self._device)
+            first, *others = (memory_by_process(self._nvml, device) for device in self._devices)
         except self._nvml.NVMLError as error:
-            logger.warning("NVML does not tell what is on the GPU: %s", error)
+            if str(error) != self._problem:  # once, and not at each look
+                logger.warning("NVML does not tell what is on the GPU: %s", error)
+            self._problem = str(error)
             return None
+        self._problem = ""
         if len(self._processes) > 1:
             # Where none is left, NVML has left out this process, too: such a list says nothing of the others.
-            self._processes = self._processes & listed.keys() or self._processes
+            self._processes = self._processes & first.keys() or self._processes
         if len(self._processes) != 1:
             return None
-        return listed.get(next(iter(self._processes)))
+        (process,) = self._processes
+        if (here := first.get(process)) is None:
+            return None
+        return max([here, *(listed.get(process) or 0 for listed in others)])
 
     def least(self) -> int:
-        """Bytes that this process has at the least, whichever of the processes it is; 0 where NVML does not tell."""
+        """Bytes of CUDA's context, whichever of the processes this one is; 0 where NVML does not tell."""
         try:
-            listed = memory_by_process(self._nvml, self._device)
+            listed = memory_by_process(self._nvml, self._devices[0])
         except self._nvml.NVMLError:
             return 0
         return min((listed[process] or 0 for process in self._processes & listed.keys()), default=0)
@@ -103,14 +110,14 @@ def open_account(cuda: Cuda) -> GpuAccount | None:
         return None
     try:
         pynvml.nvmlInit()
-        bus_id = cuda.bus_id()
-        device = pynvml.nvmlDeviceGetHandleByPciBusId(bus_id)
-        with _turn(bus_id):
-            before = memory_by_process(pynvml, device).keys()
+        bus_ids = cuda.bus_ids()
+        devices = [pynvml.nvmlDeviceGetHandleByPciBusId(bus_id) for bus_id in bus_ids]
+        with _turn(bus_ids[0]):
+            before = memory_by_process(pynvml, devices[0]).keys()
             cuda.open_context()
-            new = memory_by_process(pynvml, device).keys() - before
+            new = memory_by_process(pynvml, devices[0]).keys() - before
         # The first client of MPS starts its server, which is new as well.
-        new = new & _clients_of_mps(pynvml, device).keys() or new
+        new = new & _clients_of_mps(pynvml, devices[0]).keys() or new
     except (pynvml.NVMLError, CudaError) as error:
         logger.warning("The GPU's memory is not watched: %s", error)
         return None
@@ -119,4 +126,4 @@ def open_account(cuda: Cuda) -> GpuAccount | None:
     if not new:
         logger.warning("NVML lists no process of this replica: gpuMemory is enforced only by the libraries that can.")
         return None
-    return GpuAccount(pynvml, device, set(new))
+    return GpuAccount(pynvml, devices, set(new))

@@ -19,6 +19,7 @@ It looks in a thread of its own, which is there before the model is: later there
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
@@ -48,8 +49,10 @@ QUIET_S = 60.0
 """A model that lacked memory is told of until it did not for so long: between large rows there may be small ones."""
 STARVED = 3
 """Calls of single rows in a row that found no memory. Fewer may be one caller's huge rows."""
+TELL_S = 3.0
+"""For the event loop to tell the routers; it may be at work, or have no CPU."""
 FAREWELL_S = 0.2
-"""For the routers to be told."""
+"""For what they are told to leave."""
 EXIT_CODE = 13
 
 
@@ -57,14 +60,36 @@ class ReplicaEndsError(Exception):
     """What Serve's health check is told, and writes to its log."""
 
 
+Tell = Callable[[Trouble | None], threading.Event]
+"""Tells the routers, from any thread; the event is set once they were told."""
+
+
+def in_loop(loop: asyncio.AbstractEventLoop, tell: Callable[[Trouble | None], None]) -> Tell:
+    """`tell` of an event loop's own thread, for any."""
+
+    def from_any_thread(trouble: Trouble | None) -> threading.Event:
+        told = threading.Event()
+
+        def there() -> None:
+            try:
+                tell(trouble)
+            finally:
+                told.set()
+
+        loop.call_soon_threadsafe(there)
+        return told
+
+    return from_any_thread
+
+
 class Guard:
-    """Looks after one replica; `tell` reaches the routers from any thread, `end` ends the process."""
+    """Looks after one replica; `end` ends the process."""
 
     def __init__(
         self,
         name: str,
         *,
-        tell: Callable[[Trouble | None], None],
+        tell: Tell,
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self.stuck_after_s = STUCK_AFTER_S
@@ -84,6 +109,9 @@ class Guard:
         self._told: Trouble | None = None
         self._ending: Trouble | None = None
         self._stopped = False
+        self._heard = threading.Event()
+        """The routers were told what there was to tell."""
+        self._heard.set()
 
     def start(self) -> None:
         """Have the thread, which looks once there is something to `watch`, until `stop`."""
@@ -188,8 +216,9 @@ class Guard:
             share.part()
         if trouble != self._told:
             self._told = trouble
-            self._tell(trouble)
+            self._heard = self._tell(trouble)
         if self._ending is not None:
             logger.error("%s.", self._ending.message)
+            self._heard.wait(TELL_S)
             time.sleep(FAREWELL_S)
             self._end(EXIT_CODE)

@@ -56,7 +56,7 @@ class Share(Room):
         """
         Args:
             memory_bytes: of the whole process.
-            gpu_memory_bytes: of a GPU; of this process where there is none.
+            gpu_memory_bytes: of each of its GPUs; of this process where there is none.
             has_gpu: whether there is one.
             account: what NVML tells of it.
             cpus: for which libraries start threads; None for all of the machine's.
@@ -141,7 +141,9 @@ class Share(Room):
         return now.resident if now is not None else None
 
     def gpu_memory_used(self) -> int | None:
-        """Bytes of GPU memory that the process takes. Without a GPU, what it has taken since `hold`."""
+        """Bytes of GPU memory that the process takes, of several GPUs where it takes most. Without one, what it has
+        taken since `hold`.
+        """
         if self._account is not None:
             return self._account.used()
         if self.gpu_memory_bytes is not None and not self.has_gpu and self._limit is not None:

@@ -10,19 +10,18 @@ if TYPE_CHECKING:
 
 
 def torch_device(gpu_memory_bytes: int | None) -> torch.device:
-    """The visible GPU with its memory capped, else the CPU.
+    """The first visible GPU, else the CPU, with the memory of each visible GPU capped.
 
     The cap is PyTorch's own allocator limit: an allocation over it raises torch.cuda.OutOfMemoryError here and leaves
     the other replicas on the GPU alone. It must be set before anything is loaded. MLFLOW_DEFAULT_PREDICTION_DEVICE
-    overrides the choice, as in MLflow.
+    overrides the choice, as in MLflow; a model may use the others all the same.
     """
     import torch
 
     wanted = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE")
     device = torch.device(wanted) if wanted else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and gpu_memory_bytes is not None:
-        # It takes no device without an index.
-        index = torch.cuda.current_device() if device.index is None else device.index
-        total = torch.cuda.get_device_properties(index).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total), index)
+        for index in range(torch.cuda.device_count()):
+            total = torch.cuda.get_device_properties(index).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total), index)
     return device
