@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -101,12 +102,12 @@ class Fleet:
         return next((answer for answer in answers if answer is not None), None)
 
 
-def table(labels_file: str | None = None) -> TrafficTable:
+def table(labels_file: str | None = None, max_queued_requests: int = 400) -> TrafficTable:
     transform = Transform(classification=Classification(labels_file=labels_file) if labels_file else None)
     route = VersionRoute(
         app="digits-a", version="1", model_id="a", weight=100, sleeps=True, max_batch_size=1, transform=transform
     )
-    limits = Limits(request_timeout_s=20)
+    limits = Limits(request_timeout_s=20, max_queued_requests=max_queued_requests)
     return TrafficTable(models={"digits": ModelRoute(versions=[route], limits=limits, look_back_s=LOOK_BACK_S)})
 
 
@@ -220,6 +221,27 @@ async def test_routers_ask_each_other_more_and_more_seldom(fleet: Fleet, monkeyp
     assert max(pauses) <= version.MOST_PEERS_S + 2.0
     assert len(asked_at) < 20
     assert live.metadata is None
+
+
+async def test_no_more_wait_for_a_model_of_which_nothing_is_known_than_may_wait(fleet: Fleet) -> None:
+    """They are refused as they come, and those that wait are all answered."""
+    router = fleet.router()
+    router.apply(table(max_queued_requests=5))
+    live = only(router)
+
+    async def asked() -> int:
+        try:
+            return (await inference.answer(exchange_of(orjson.dumps([[1.0]]))[0], router.models["digits"])).status
+        except version.RequestError as error:
+            return error.status
+
+    requests = [asyncio.ensure_future(asked()) for _ in range(60)]
+    await until(lambda: fleet.waiting and sum(each.done() for each in requests) == 55)
+    assert {each.result() for each in requests if each.done()} == {429}
+    assert live.held_now == 5
+    fleet.start()
+    async with asyncio.timeout(20):
+        assert Counter(await asyncio.gather(*requests)) == {429: 55, 200: 5}
 
 
 def exchange_of(body: bytes) -> tuple[Exchange, asyncio.Event]:

@@ -225,9 +225,16 @@ class LiveVersion:
             self.metrics.in_flight.dec()
 
     async def known(self, patience: float = METADATA_WAIT_S) -> ModelMetadata:
-        """What the model takes. Raises `RequestError` 503 where no replica has told in `patience` seconds."""
+        """What the model takes.
+
+        Raises `RequestError`: 503 where no replica has told in `patience` seconds, 429 where as many wait for that as
+        may wait.
+        """
         if self.metadata is None:
             self.wake()
+            if self._unknowing >= self.coalescer.limits.max_queued_requests:
+                # None can be sent on before that, so all of them would have to queue then.
+                raise self.coalescer.full(self._unknowing)
             self._unknowing += 1
             try:
                 async with asyncio.timeout(patience if self.route.sleeps else min(patience, METADATA_WAIT_S)):
