@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from rayfleet_serving.autoscaling.curve import FEW, KEPT_S, Curve
+from rayfleet_serving.autoscaling.curve import FEW, Curve
 
 
 def measure(curve: Curve, rows: int, seconds: float, *, times: int = FEW, now: float = 100.0) -> None:
@@ -51,11 +51,11 @@ def test_a_size_that_no_batch_has_any_more_is_forgotten() -> None:
     curve = Curve()
     curve.guess(32, 0.32)
     measure(curve, 32, 0.032)
-    measure(curve, 1, 0.02, now=100.0 + KEPT_S)
-    assert curve.seconds_for_a_row(1.0, 100.0 + KEPT_S) == pytest.approx(0.001)
-    assert curve.seconds_for_a_row(1.0, 101.0 + KEPT_S) == pytest.approx(0.01)
-    measure(curve, 32, 0.032, times=1, now=102.0 + KEPT_S)
-    assert curve.seconds_for_a_row(1.0, 102.0 + KEPT_S) == pytest.approx(0.01), "it begins anew"
+    measure(curve, 1, 0.02, now=100.0 + 900)
+    assert curve.seconds_for_a_row(1.0, 100.0 + 900) == pytest.approx(0.001)
+    assert curve.seconds_for_a_row(1.0, 101.0 + 900) == pytest.approx(0.01)
+    measure(curve, 32, 0.032, times=1, now=102.0 + 900)
+    assert curve.seconds_for_a_row(1.0, 102.0 + 900) == pytest.approx(0.01), "it begins anew"
 
 
 def test_first_runs_may_be_told_from_another_thread() -> None:

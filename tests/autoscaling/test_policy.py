@@ -47,8 +47,12 @@ def test_the_newest_number_of_a_replica_counts_and_one_that_hangs_is_not_asked()
 @pytest.mark.parametrize(
     ("wanted", "target", "number"), [(9, 2, 4), (1, 9, 8), (0, 2, 1), (0, 1, 0), (3, 2, 3), (2, 2, 2)]
 )
-def test_a_step_goes_so_far_and_the_last_replica_goes_alone(wanted: int, target: int, number: int) -> None:
+def test_a_step_goes_so_far(wanted: int, target: int, number: int) -> None:
     assert asked(told(wanted, **{stats.STEP_UP: 2, stats.STEP_DOWN: 1}), target) == number
+
+
+def test_the_last_replica_goes_alone() -> None:
+    assert [asked(told(0), target) for target in (3, 1)] == [1, 0]
 
 
 @pytest.mark.parametrize(("stays", "number"), [((1.0, 0.0), 8), ((0.0, 0.0), 4), ((math.nan, 1.0), 8), ((), 4)])

@@ -13,7 +13,7 @@ from ray import cloudpickle
 from ray.serve.config import AutoscalingPolicy
 
 from rayfleet_serving.autoscaling import stats
-from rayfleet_serving.autoscaling.router_policy import FULL, MOST_REQUESTS, RouterPolicy
+from rayfleet_serving.autoscaling.router_policy import RouterPolicy
 from rayfleet_serving.config import ROUTER_POLICY_IMPORT_PATH
 from rayfleet_serving.router.busy import Busy
 
@@ -36,10 +36,10 @@ def asked(metrics: Any, target: int = 2) -> int:
     ("routers", "number"),
     [
         ([(0.0, 0.0), (0.0, 0.0)], 1),
-        ([(FULL, 0.0), (FULL, 0.0)], 2),
+        ([(0.6, 0.0), (0.6, 0.0)], 2),
         ([(0.7, 0.0), (0.7, 0.0)], 3),
         ([(1.0, 0.0)] * 3, 5),
-        ([(0.1, MOST_REQUESTS), (0.1, MOST_REQUESTS + 1)], 3),
+        ([(0.1, 2000.0), (0.1, 2001.0)], 3),
     ],
 )
 def test_none_works_more_or_holds_more_than_it_may(routers: list[tuple[float, float]], number: int) -> None:

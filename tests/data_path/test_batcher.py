@@ -310,7 +310,7 @@ async def test_answers_that_do_not_fit_together_are_refused_and_the_batcher_goes
     other, says = MISFITS[case]
     predict = outputs_by_value((1.0 if misfit_first else 3.0, other))
     batcher = Batcher(Execution(predict, max_batch_size=32), max_wait_s=0.0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         misfits = asyncio.ensure_future(batcher.infer(call(1, 13, 3, 4)))
         others = [asyncio.ensure_future(batcher.infer(call(5.0, params={"k": i}))) for i in range(3)]
         with pytest.raises(RuntimeError, match=says):
@@ -357,7 +357,7 @@ async def test_no_call_waits_for_a_batcher_that_failed() -> None:
     batcher = Batcher(Execution(model, max_batch_size=2), max_wait_s=0.0, on_batch=on_batch)
     big = Call({"x": np.ones((5, 1), np.float32)}, [5], "tensors", {}, [30.0])
     calls = [call(1), big, call(2, 3), call(4, params={"k": 1})]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answers = await asyncio.gather(*(batcher.infer(each) for each in calls), return_exceptions=True)
         assert [str(answer) for answer in answers] == ["The batcher failed; the replica's log says why."] * 4
         assert batcher.queued_rows == 0
@@ -365,12 +365,11 @@ async def test_no_call_waits_for_a_batcher_that_failed() -> None:
 
 
 async def test_an_idle_device_starts_a_lone_request_at_once() -> None:
-    model = Doubler()
-    # With a wait of a minute, only a batcher that sees no gain in waiting answers at all.
-    batcher = batcher_of(model, max_wait_s=60.0)
+    # With a wait of a minute, only a batcher that sees no gain in waiting answers at all. Each has one request: a
+    # second one that came while the machine did something else would look like one of many.
     async with asyncio.timeout(20):
         for _ in range(3):
-            assert values(await batcher.infer(call(1.0))) == [2.0]
+            assert values(await batcher_of(Doubler(), max_wait_s=60.0).infer(call(1.0))) == [2.0]
 
 
 async def test_timing_tells_queue_from_compute() -> None:

@@ -60,7 +60,7 @@ async def replicas(served: Served, *names: str) -> AsyncIterator[Replicas]:
     handle: Any = SimpleNamespace(app_name="m", _router=SimpleNamespace(_asyncio_router=router))
     found = Replicas(handle)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(found) < len(names):
                 await asyncio.sleep(0.01)
         yield found
@@ -83,7 +83,7 @@ async def test_a_call_goes_to_the_replica_with_the_fewest() -> None:
     async with replicas(served, "a", "b") as found:
         served.go.clear()
         tasks = [asyncio.ensure_future(found.infer(CALL)) for _ in range(5)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while served.calls.total() < 5:
                 await asyncio.sleep(0.01)
         served.go.set()
@@ -95,7 +95,7 @@ async def test_the_largest_number_that_a_replica_wants_counts() -> None:
     async with replicas(Served(), "aa", "bbbb", "c") as found:
         assert found.wanted is None
         found.tell(RouterLoad(1.0, {}, 3))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not all(link.wanted for link in found._links.values()):
                 await asyncio.sleep(0.01)
         assert found.wanted == Wanted(replicas=4, reason="why")

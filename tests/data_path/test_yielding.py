@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from rayfleet_serving.link.server import LinkServer
 from rayfleet_serving.metrics import RouterMetrics
 from rayfleet_serving.router import version
 from rayfleet_serving.router.http import Front
+from rayfleet_serving.router.load import Load
 from rayfleet_serving.router.restraint import FLOOR, Restraint
 from rayfleet_serving.router.traffic import Traffic
 from rayfleet_serving.router.version import LiveVersion
@@ -33,7 +33,7 @@ from rayfleet_serving.signature import Field, ModelMetadata, Signature
 
 SIGNATURE = Signature(form="tensor", inputs=(Field(name="input", dtype="float64", shape=(-1, 2)),))
 CARD, OTHER_CARD, MACHINE = devices.told("n1", ["0"]), devices.told("n1", ["1"]), devices.told("n1", [])
-LIMITS = Limits(request_timeout_s=5.0, max_queued_requests=40, max_ongoing_requests=4)
+LIMITS = Limits(request_timeout_s=60.0, max_queued_requests=40, max_ongoing_requests=4)
 MARK = RolloutMark(stable="lesser", candidate="next", began="2026-01-01T00:00:00Z", stage=0)
 
 
@@ -86,6 +86,7 @@ class Machine:
         self.traffic = Traffic("router", self.metrics)
         self.front = Front(self.traffic, *([None] * 2))  # type: ignore[arg-type]
         patch.setattr(version, "deployment_handle", lambda deployment, app: self.apps[app])
+        patch.setattr(version, "Load", lambda look_back_s: Load(look_back_s, self.clock))
 
     async def serve(self, **models: tuple[ModelRoute, dict[str, Any]]) -> None:
         """Each model with its route, and what the replicas of its applications compute on."""
@@ -205,13 +206,14 @@ async def test_requests_say_who_is_pressed(machine: Machine, why: str) -> None:
     machine.second()
     assert machine.ratio("lesser") == 1.0
     if why == "waits":
-        app.waited_s = 3.0
+        app.waited_s = 40.0
         assert await machine.ask("first", 30) == {200: 30}
     else:
         app.go.clear()
         asking = asyncio.ensure_future(machine.ask("first", 30 if why == "slow" else 80))
-        over = time.monotonic() + 0.6
-        await until("it took longer than its target", lambda: time.monotonic() > over)
+        live = machine.live("first")
+        await until("they are there", lambda: live.held_now == (30 if why == "slow" else live.coalescer.capacity))
+        machine.clock.forward(0.6)
         app.go.set()
         assert (await asking).keys() == ({200} if why == "slow" else {200, 429})
     machine.second()

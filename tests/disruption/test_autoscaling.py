@@ -209,7 +209,8 @@ async def test_a_router_that_starts_while_a_model_sleeps_knows_it_and_does_not_w
     await until("another router", lambda: len(set(up.replicas("router")) - set(pids)) == 1)
 
     def reached() -> int:
-        routers = httpx.get(f"{up.url}/rayfleet/traffic", timeout=60, trust_env=False).json()["routers"]
+        answer = httpx.get(f"{up.url}/rayfleet/traffic", timeout=60, trust_env=False)
+        routers = answer.json()["routers"] if answer.status_code == 200 else []
         apps = [each for router in routers for each in router["versions"].items()]
         return sum(state["ready"] for app, state in apps if app.startswith("sleeper"))
 

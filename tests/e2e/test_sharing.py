@@ -27,7 +27,7 @@ url, body, count = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
 
 async def main():
     limits = httpx.Limits(max_connections=count)
-    async with httpx.AsyncClient(timeout=60, trust_env=False, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=150, trust_env=False, limits=limits) as client:
         async def one():
             began = time.time()
             try:
@@ -90,7 +90,7 @@ def test_a_fourth_gets_a_second_worker(scene: Scene, undisturbed: Traffic) -> No
 def test_a_fifth_that_fits_nowhere_is_refused_with_the_arithmetic(scene: Scene, undisturbed: Traffic) -> None:
     began = time.monotonic()
     scene.apply(_model(scene, "fifth", "0.7"))
-    said = scene.wait("fifth", "Degraded", "True", reason="InsufficientCapacity", seconds=60)
+    said = scene.wait("fifth", "Degraded", "True", reason="InsufficientCapacity", seconds=120)
     print(f"refused after {time.monotonic() - began:.1f} s: {said['message']}")
     assert "0.7 GPU" in said["message"]
     assert "0.4" in said["message"], "what is free"
@@ -104,7 +104,12 @@ def test_a_fifth_that_fits_nowhere_is_refused_with_the_arithmetic(scene: Scene, 
 def test_of_a_hundred_requests_that_wake_a_model_none_is_lost(scene: Scene, undisturbed: Traffic) -> None:
     scaling = {"minReplicas": 0, "maxReplicas": 1, "downscaleDelay": "5s", "lookBackPeriod": "5s"}
     sleeper = scene.model(
-        "sleeper", "models:/three@champion", fleet="cards", resources={"cpu": "0.1"}, autoscaling=scaling
+        "sleeper",
+        "models:/three@champion",
+        fleet="cards",
+        resources={"cpu": "0.1"},
+        autoscaling=scaling,
+        limits={"requestTimeout": "120s"},
     )
     scene.apply(sleeper)
     scene.settled("sleeper")
@@ -113,7 +118,7 @@ def test_of_a_hundred_requests_that_wake_a_model_none_is_lost(scene: Scene, undi
     worker = scene.workers("cards")[0]["metadata"]["name"]
     url = scene.url("cards", "/sleeper/invocations")
     where = ("exec", "-n", scene.namespace, worker, "-c", "ray-worker", "--")
-    out = scene.kubectl(*where, "python", "-c", TOGETHER, url, json.dumps(ROWS), "100", timeout=120)
+    out = scene.kubectl(*where, "python", "-c", TOGETHER, url, json.dumps(ROWS), "100", timeout=200)
     answers = json.loads(out)
     times = sorted(took for _, took in answers)
     print(f"{len(answers)} together at a sleeping model: first {times[0]:.1f} s, last {times[-1]:.1f} s")

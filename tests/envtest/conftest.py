@@ -10,6 +10,8 @@ from cluster.binaries import module_folder
 from cluster.control_plane import ControlPlane
 from envtest.stage import Stage, set_up
 
+from rayfleet_operator.ray import address, connections, routers
+
 HERE = Path(__file__).parent
 CRDS = HERE.parents[1] / "crds"
 
@@ -30,6 +32,9 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 
 @pytest.fixture
-async def stage(control_plane: ControlPlane) -> AsyncIterator[Stage]:
+async def stage(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    # The Ray that answers at once is in this process, which may have no CPU for seconds.
+    for module, bound in ((address, "TIMEOUT_S"), (routers, "TIMEOUT_S"), (connections, "SERVE_TIMEOUT_S")):
+        monkeypatch.setattr(module, bound, 60.0)
     async with set_up(control_plane) as stage:
         yield stage

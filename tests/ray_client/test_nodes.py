@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
+from rayfleet_operator.ray import nodes
 from rayfleet_operator.ray.nodes import NodeClient
 from rayfleet_operator.ray.serve import ServeUnreachable
 
 from .stand_in import stand_in
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in answers at once, but may have no CPU for seconds."""
+    monkeypatch.setattr(nodes, "TIMEOUT_S", 60.0)
 
 
 def node(name: str, *, head: bool = False, state: str = "ALIVE", **total: float) -> dict[str, Any]:
