@@ -160,9 +160,9 @@ class Resources(ApiModel):
     """What kind of GPU: replicas run on worker groups that name the same `accelerator`; only with `gpu`. Left out: any.
     With `rayfleet up` the kind has no effect: there is one machine."""
     gpu_memory: Memory | None = None
-    """GPU memory that a replica can take at most; only with `gpu`. PyTorch and onnxruntime keep to it by themselves; a
-    replica that takes more otherwise is replaced. Where Ray hands out GPUs that are none, it is a part of the process.
-    Left out: no cap."""
+    """GPU memory that a replica can take at most, of each of its GPUs; only with `gpu`. PyTorch and onnxruntime keep to
+    it by themselves; a replica that takes more otherwise is replaced. Where Ray hands out GPUs that are none, it is a
+    part of the process. Left out: no cap."""
 
     @property
     def cpu_count(self) -> float:
