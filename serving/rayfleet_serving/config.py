@@ -208,7 +208,8 @@ class VersionRoute(Contract):
     """Percent of the requests that other versions answer of which it gets a copy; what it answers is compared and
     thrown away."""
     sleeps: Annotated[bool, Field(exclude_if=lambda sleeps: not sleeps)] = False
-    """It may have no replica while nobody asks: requests then wait, and wake it."""
+    """It may have no replica while nobody asks: requests then wait, and wake it. So they wait for one that sleeps no
+    more, until its first replica runs."""
     max_batch_size: Annotated[int, Field(ge=1)] = 32
     transform: Transform = Transform()
     """Each version has its own: the one before keeps the labels that it was trained with."""

@@ -223,11 +223,20 @@ async def test_routers_ask_each_other_more_and_more_seldom(fleet: Fleet, monkeyp
     assert live.metadata is None
 
 
-async def test_no_more_wait_for_a_model_of_which_nothing_is_known_than_may_wait(fleet: Fleet) -> None:
-    """They are refused as they come, and those that wait are all answered."""
+@pytest.mark.parametrize(
+    ("state", "may_wait", "held"), [("asleep", 5, 5), ("asleep", 0, 1), ("awake", 5, 55), ("awake", 0, 50)]
+)
+async def test_of_those_that_come_while_nothing_is_known_so_many_are_held_as_are_answered(
+    state: str, may_wait: int, held: int, fleet: Fleet
+) -> None:
+    """The others are refused as they come: nothing can run where no replica does."""
     router = fleet.router()
-    router.apply(table(max_queued_requests=5))
+    router.apply(table(max_queued_requests=may_wait))
     live = only(router)
+    if state == "awake":
+        fleet.silent = True
+        fleet.start()
+        await until(lambda: live.awake)
 
     async def asked() -> int:
         try:
@@ -236,12 +245,18 @@ async def test_no_more_wait_for_a_model_of_which_nothing_is_known_than_may_wait(
             return error.status
 
     requests = [asyncio.ensure_future(asked()) for _ in range(60)]
-    await until(lambda: fleet.waiting and sum(each.done() for each in requests) == 55)
+    await until(lambda: fleet.waiting and sum(each.done() for each in requests) == 60 - held)
     assert {each.result() for each in requests if each.done()} == {429}
-    assert live.held_now == 5
+    assert live.held_now == held
+    fleet.silent = False
     fleet.start()
     async with asyncio.timeout(20):
-        assert Counter(await asyncio.gather(*requests)) == {429: 55, 200: 5}
+        answers = Counter(await asyncio.gather(*requests))
+    if state == "asleep" and may_wait == 0:
+        # One is let in to wake it, and refused where it would have to wait for the replica to be reached.
+        assert answers[200] + answers[429] == 60
+    else:
+        assert answers == Counter({429: 60 - held, 200: held})
 
 
 def exchange_of(body: bytes) -> tuple[Exchange, asyncio.Event]:

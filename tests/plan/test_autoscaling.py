@@ -264,16 +264,23 @@ def test_a_model_that_is_to_be_awake_stays_ready_until_it_is(more: str) -> None:
         "no longer by load": {"replicas": 3},
     }[more]
     of = model(**spec)
-    planned = plan_one(asleep(SLEEPY, {1: ("DEPLOYING", 100)}), identity(1), of=of)
+    starting = running(asleep(SLEEPY, {1: ("DEPLOYING", 100)}), 1, 0, target=3)
+    planned = plan_one(starting, identity(1), of=of)
     assert sizes(planned)[1].least == 3
     assert [row.sleeps for row in table_of(planned.config).models["digits"].versions] == [True]
-    status, reason, message = condition(planned, ConditionType.READY)
-    assert (status, reason) == ("True", "Asleep")
-    assert message in ("version 1 wakes up", "version 1 is asleep: the first request wakes it")
+    assert condition(planned, ConditionType.READY) == ("True", "Asleep", "version 1 wakes up")
     awake = running(asleep(SLEEPY), 1, 1)
     planned = plan_one(awake, identity(1), of=of)
     assert [row.sleeps for row in table_of(planned.config).models["digits"].versions] == [False]
     assert condition(planned, ConditionType.READY)[1] == "Serving"
+
+
+@pytest.mark.parametrize("state", ["DEPLOY_FAILED", "UNHEALTHY"])
+def test_a_model_that_is_to_be_awake_and_cannot_start_sleeps_no_more(state: str) -> None:
+    """So that routers call it ready no more, and it is tried again as any."""
+    of = model(replicas=3)
+    planned = plan_one(running(asleep(SLEEPY, {1: (state, 100)}), 1, 0, target=3), identity(1), of=of)
+    assert [row.sleeps for row in table_of(planned.config).models["digits"].versions] == [False]
 
 
 def test_a_model_that_cannot_be_woken_is_not_ready() -> None:

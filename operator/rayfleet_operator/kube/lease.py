@@ -136,16 +136,13 @@ class Lease:
             await self._read()
         if self._holder() != self._identity:
             return False
-        # Until an answer comes, whether it was done is not known; another try must look first.
-        self._unsure = True
         try:
             await self._client.replace(self._given_up())
         except errors.Conflict:
-            # A renewal that was cut off arrived after all, or somebody else has it.
+            # A renewal that was cut off arrived after all, or a try before this one, or somebody else has it.
             await self._read()
             if self._holder() != self._identity:
                 return False
-            self._unsure = True
             await self._client.replace(self._given_up())
         return True
 

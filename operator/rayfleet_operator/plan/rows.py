@@ -8,7 +8,7 @@ from rayfleet_operator.api.types import ModelDeployment
 from rayfleet_operator.plan import traffic
 from rayfleet_operator.plan.facts import ModelFacts
 from rayfleet_operator.plan.failure import cause
-from rayfleet_operator.plan.live import RUNNING
+from rayfleet_operator.plan.live import DEPLOY_FAILED, RUNNING, UNHEALTHY
 from rayfleet_operator.plan.versions import DRAINING, WAITING, VersionPlan
 from rayfleet_serving.config import Transform, VersionRoute
 
@@ -37,15 +37,17 @@ def row(
 
 
 def sleeps(facts: ModelFacts, app: str, least: int) -> bool:
-    """Whether it may have no replica, or had none when more were asked for: until one of those runs, requests wait for
-    it as for one that sleeps.
+    """Whether requests wait for a replica of it: it may have none, or had none when more were asked for, and the first
+    of those is about to run.
 
     Args:
         least: replicas that it has from now on, at the least.
     """
     before, found = facts.row(app), facts.live.get(app)
-    slept = before is not None and before.sleeps and found is not None and not found.observed.replicas_running
-    return least == 0 or slept
+    if least == 0 or before is None or not before.sleeps or found is None:
+        return least == 0
+    # One that cannot start is tried again, or loses its share, once the routers call it ready no more.
+    return found.status not in (DEPLOY_FAILED, UNHEALTHY) and not found.observed.replicas_running
 
 
 def told(

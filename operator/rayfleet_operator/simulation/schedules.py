@@ -18,24 +18,25 @@ def scheduled(schedules: Sequence[Schedule], began: datetime, lasts_s: float) ->
         began: when second 0 was, with a time zone.
         lasts_s: the last second that is asked for.
     """
-    edges: list[tuple[float, int, str]] = []
+    edges: list[tuple[float, int, int, str]] = []
     """Times at which a schedule begins (replicas above 0) or is over (below)."""
     until = began + timedelta(seconds=lasts_s)
-    for schedule in schedules:
+    for at, schedule in enumerate(schedules):
         # The one that has begun just before may still be on.
         start = cron.next_start(schedule.start, schedule.time_zone, began - schedule.length)
         while start is not None and start <= until:
             begin = (start - began).total_seconds()
-            edges.append((begin, schedule.min_replicas, schedule.name))
-            edges.append((begin + schedule.length.total_seconds(), -schedule.min_replicas, schedule.name))
+            edges.append((begin, schedule.min_replicas, -at, schedule.name))
+            edges.append((begin + schedule.length.total_seconds(), -schedule.min_replicas, -at, schedule.name))
             start = cron.next_start(schedule.start, schedule.time_zone, start)
     times, levels = [-float("inf")], [(0, "")]
-    on: list[tuple[int, str]] = []
-    for time, replicas, name in sorted(edges):
+    on: list[tuple[int, int, str]] = []
+    for time, replicas, at, name in sorted(edges):
         if replicas > 0:
-            on.append((replicas, name))
+            on.append((replicas, at, name))
         else:
-            on.remove((-replicas, name))
+            on.remove((-replicas, at, name))
+        most, _, first = max(on, default=(0, 0, ""))
         times.append(time)
-        levels.append(max(on, default=(0, "")))
+        levels.append((most, first))
     return lambda now: levels[bisect_right(times, now) - 1]

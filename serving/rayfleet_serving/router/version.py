@@ -212,7 +212,11 @@ class LiveVersion:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the version for one request. Raises `RequestError` 429 where more are here than may wait and run."""
-        if self._held >= self.coalescer.capacity:
+        most = self.coalescer.capacity
+        if self.metadata is None and self.route.sleeps and not self.awake:
+            # Once it is known what it takes, all of them queue, before there is a replica to run any.
+            most = max(1, self.coalescer.limits.max_queued_requests)
+        if self._held >= most:
             self.load.refused()
             self.pressure.ended(429, 0.0)
             raise self.coalescer.full(self._held)
@@ -225,16 +229,9 @@ class LiveVersion:
             self.metrics.in_flight.dec()
 
     async def known(self, patience: float = METADATA_WAIT_S) -> ModelMetadata:
-        """What the model takes.
-
-        Raises `RequestError`: 503 where no replica has told in `patience` seconds, 429 where as many wait for that as
-        may wait.
-        """
+        """What the model takes. Raises `RequestError` 503 where no replica has told in `patience` seconds."""
         if self.metadata is None:
             self.wake()
-            if self._unknowing >= self.coalescer.limits.max_queued_requests:
-                # None can be sent on before that, so all of them would have to queue then.
-                raise self.coalescer.full(self._unknowing)
             self._unknowing += 1
             try:
                 async with asyncio.timeout(patience if self.route.sleeps else min(patience, METADATA_WAIT_S)):
