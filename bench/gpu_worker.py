@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench import gpu_models
-from rayfleet_serving.link.call import Call, Failure, Reply
+from rayfleet_serving.link.call import Call, Failure, Reply, Trouble
 from rayfleet_serving.model.batcher import Batcher
 from rayfleet_serving.model.calls import Calls
 from rayfleet_serving.model.errors import out_of_memory
@@ -204,7 +205,13 @@ async def unlimited(options: dict[str, Any]) -> dict[str, Any]:
         print(json.dumps({"seconds": seconds, "used": used(), "said": told[-1]}), flush=True)
         os._exit(code)
 
-    guard = Guard("it", tell=lambda trouble: told.append(trouble.message if trouble else ""), end=end)
+    def tell(trouble: Trouble | None) -> threading.Event:
+        told.append(trouble.message if trouble else "")
+        heard = threading.Event()
+        heard.set()
+        return heard
+
+    guard = Guard("it", tell=tell, end=end)
     guard.watch(calls, share)
     ready()
     if device == "cuda" and share.gpu_memory_used() is None:

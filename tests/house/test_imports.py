@@ -51,3 +51,20 @@ def test_the_gpu_benchmark_runs_where_nothing_can_be_installed() -> None:
     command = [sys.executable, "-c", WITHOUT_AN_INSTALLATION]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+from bench import gpu
+(row,) = gpu.watched("cpu", Path(sys.argv[1]))
+print(row)
+sys.exit("ended itself" not in row.measured)
+"""
+
+
+def test_the_gpu_benchmark_ends_what_takes_more_than_its_cap(tmp_path: Path) -> None:
+    """Its worker stands in for a replica, so nothing else sees it break when a replica changes."""
+    command = [sys.executable, "-c", WATCHED, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
