@@ -146,6 +146,10 @@ _TEN_THOUSANDTHS = r"0\.([1-9][0-9]{0,3}|0[1-9][0-9]{0,2}|00[1-9][0-9]?|000[1-9]
 """More than 0 and less than 1 in the steps that Ray's scheduler counts in."""
 
 
+LEAST_BYTES = 10**6
+"""Of memory: less is a forgotten suffix."""
+
+
 def memory() -> Form:
     """1M (10^6 bytes) to just below 10Ti: less is a forgotten suffix."""
     return Form(
@@ -154,7 +158,7 @@ def memory() -> Form:
         pattern=rf"^([1-9][0-9]{{6,12}}|[1-9][0-9]{{3,9}}(k|Ki)|(97[7-9]|9[89][0-9])Ki|[1-9][0-9]{{0,6}}{_DECIMALS}(M|Mi)"
         rf"|([1-9][0-9]{{0,3}}{_DECIMALS}|{_THOUSANDTHS})(G|Gi)|([1-9]{_DECIMALS}|{_THOUSANDTHS})(T|Ti))$",
         max_length=16,
-        integers=(10**6, 10**13 - 1),
+        integers=(LEAST_BYTES, 10**13 - 1),
     )
 
 

@@ -7,14 +7,11 @@ import os
 
 import click
 
-from rayfleet_operator.api import quantity
+from rayfleet_operator.api import forms, quantity
 from rayfleet_operator.local.cluster import ClusterError
 from rayfleet_operator.local.session import Request, StartError, serve
 from rayfleet_operator.local.sources import Sources
 from rayfleet_operator.settings import PrometheusSettings, SettingsError
-
-LEAST_GPU_MEMORY = 10**6
-"""As of a group's `gpuMemory`."""
 
 
 @click.command()
@@ -82,7 +79,7 @@ def _bytes(size: str | None) -> int | None:
         found = quantity.parse_bytes(size)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--gpu-memory") from error
-    if found < LEAST_GPU_MEMORY:
+    if found < forms.LEAST_BYTES:
         raise click.BadParameter(
             f"{size} is less than 1M; write it with its unit, like 24Gi", param_hint="--gpu-memory"
         )
