@@ -201,16 +201,21 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield started
 
 
-async def test_who_cannot_renew_stops_before_another_may_lead(own: ControlPlane, clock: Clock) -> None:
-    assert PACE.renew_s < PACE.lease_s
+async def test_who_cannot_renew_stops_before_another_may_lead(
+    own: ControlPlane, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pace in (PACE, Pace()):
+        assert pace.retry_s + pace.renew_s < pace.lease_s
     told: list[bool] = []
     async with KubeClient(config.load(str(own.kubeconfig))) as client:
         lease = Lease(
             client, namespace=NAMESPACE, name="l", identity="first", leads=told.append, pace=PACE, clock=clock
         )
         await lease.acquire()
+        caplog.clear()
         keeping = asyncio.create_task(lease.keep())
         await asyncio.to_thread(own.kill_part, "kube-apiserver")
+        await until("it tries in vain", lambda: "tried again and again" in caplog.text)
         clock.forward(PACE.renew_s - 1)
         await asyncio.wait([keeping], timeout=1)
         assert told == [True]

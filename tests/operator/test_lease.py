@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 from aiohttp import web
+from fake_clock import Clock
 from kube_stand_in import api_server, refusal
 
 from rayfleet_operator.kube.client import KubeClient
-from rayfleet_operator.kube.lease import Lease, Pace
+from rayfleet_operator.kube.lease import Lease, LeaseLost, Pace
 
 Json = dict[str, Any]
 
@@ -63,9 +65,11 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def candidate(server: LeaseServer, pace: Pace) -> AsyncIterator[Lease]:
+async def candidate(
+    server: LeaseServer, pace: Pace, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Lease]:
     async with api_server(server.answer) as connection, KubeClient(connection) as client:
-        yield Lease(client, namespace="ml", name="l", identity="first", pace=pace)
+        yield Lease(client, namespace="ml", name="l", identity="first", pace=pace, clock=clock)
 
 
 async def test_a_connection_that_hangs_does_not_cost_the_lease() -> None:
@@ -80,6 +84,25 @@ async def test_a_connection_that_hangs_does_not_cost_the_lease() -> None:
         assert not keeping.done()
         assert len(server.connections) > len(server.hanging), "it dialled anew"
         keeping.cancel()
+
+
+async def test_a_process_that_had_no_cpu_for_longer_than_a_lease_asks_before_it_stops() -> None:
+    server, clock, pace = LeaseServer(), Clock(), Pace(retry_s=0.05)
+    async with candidate(server, pace, clock) as lease:
+        await lease.acquire()
+        keeping = asyncio.create_task(lease.keep())
+        for _ in range(3):
+            before = server.writes
+            await until(lambda before=before: server.writes > before or keeping.done())
+            clock.forward(2 * pace.lease_s)
+        before = server.writes
+        await until(lambda: server.writes > before + 1 or keeping.done())
+        assert not keeping.done()
+        clock.forward(2 * pace.lease_s)
+        renew(server, "second")
+        async with asyncio.timeout(30):
+            with pytest.raises(LeaseLost, match="second holds the Lease"):
+                await keeping
 
 
 async def test_a_lease_is_given_up_whose_last_renewal_got_no_answer() -> None:

@@ -2,8 +2,8 @@
 
 The holder renews the Lease every `RETRY_S`. Somebody else takes it when it has not changed for as long as it is good
 for *by his own clock*, counted from when he saw the change: what the holder's clock says does not matter. The holder
-gives up by itself when it could not renew for `RENEW_S`, which is earlier. Every write carries the resourceVersion that
-was read, so of two who take it at once, one is refused.
+gives up by itself once it has tried for `RENEW_S` in vain, which is earlier, unless it had no CPU before it tried.
+Every write carries the resourceVersion that was read, so of two who take it at once, one is refused.
 """
 
 from __future__ import annotations
@@ -87,24 +87,32 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew the Lease until cancelled. Raises `LeaseLost`."""
-        deadline = self._clock() + self._pace.renew_s
         try:
             while True:
                 await asyncio.sleep(self._pace.retry_s)
-                renewed = False
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(deadline - self._clock()):
-                        renewed = await self._attempt()
-                if renewed:
-                    deadline = self._clock() + self._pace.renew_s
-                elif self._held_by_another():
-                    raise LeaseLost(f"{self._holder()} holds the Lease {self._namespace}/{self._name} now")
-                elif self._clock() >= deadline:
-                    raise LeaseLost(
-                        f"the Lease {self._namespace}/{self._name} could not be renewed for {self._pace.renew_s:g} s"
-                    )
+                await self._renew()
         finally:
             self._leads(False)
+
+    async def _renew(self) -> None:
+        """Try for `renew_s` from the first try on. Raises `LeaseLost`.
+
+        So a process that had no CPU since the last renewal asks all the same: often nobody has taken the Lease, and if
+        somebody has, the answer says so.
+        """
+        deadline = self._clock() + self._pace.renew_s
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline - self._clock()):
+                    if await self._attempt():
+                        return
+            if self._held_by_another():
+                raise LeaseLost(f"{self._holder()} holds the Lease {self._namespace}/{self._name} now")
+            await asyncio.sleep(min(self._pace.retry_s, deadline - self._clock()))
+            if self._clock() >= deadline:
+                raise LeaseLost(
+                    f"the Lease {self._namespace}/{self._name} could not be renewed for {self._pace.renew_s:g} s"
+                )
 
     async def release(self, *, within_s: float | None = None) -> None:
         """Give the Lease up, so that the next one need not wait until it runs out. Never raises for the API server.
