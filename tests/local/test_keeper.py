@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rayfleet_operator.local import cluster, keeper
+from rayfleet_operator.local import cluster, keeper, ports
 from rayfleet_operator.local.variables import SESSION
 
 # A child that left the session, a grandchild whose parent is gone, and both deaf to SIGTERM.
@@ -147,6 +149,33 @@ async def test_when_the_keeper_alone_is_killed_stop_ends_the_rest(monkeypatch: p
         assert gone(ray.session.id, ray.session.folder)
     finally:
         await cluster.clean_up(ray.session.id, ray.session.folder)
+
+
+async def test_ray_gets_no_port_where_models_will_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the first that is free, nor one of its routers'."""
+    given: list[int] = []
+
+    def ray_command(folder: Path, *taken: int, gpus: int | None) -> list[str]:
+        given.extend(taken)
+        return [sys.executable, "-c", ""]
+
+    def variables(environ: Mapping[str, str], *, free: list[int], ingress_port: int, **more: Any) -> dict[str, str]:
+        given.extend([*free, *range(ingress_port, ingress_port + 500)])
+        return dict(environ) | {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+
+    monkeypatch.setattr(random, "sample", lambda among, count: list(among))
+    monkeypatch.setattr(random, "choice", lambda among: among[0])
+    monkeypatch.setattr(ports, "RANGE", range(31_000, 31_008))
+    monkeypatch.setattr(ports, "taken", lambda port: False)
+    monkeypatch.setattr(cluster, "INGRESS_PORTS", range(20_000, 21_000, 500))
+    monkeypatch.setattr(cluster, "ray_command", ray_command)
+    monkeypatch.setattr(cluster, "variables", variables)
+    for port in (31_000, 20_250):
+        given.clear()
+        ray = await cluster.LocalCluster.launch(os.environ, port=port)
+        await ray.stop()
+        assert len(given) == 7 + 500
+        assert port not in given
 
 
 async def test_a_launch_that_fails_leaves_no_folder(folder: Path, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:

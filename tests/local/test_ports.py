@@ -28,3 +28,11 @@ def test_ports_that_are_listened_on_are_left_out(monkeypatch: pytest.MonkeyPatch
         listener.listen()
         with pytest.raises(ports.NoFreePortError, match="20 ports between 31000 and 31019 are needed, and"):
             ports.free(20)
+
+
+def test_a_port_that_somebody_will_listen_on_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "RANGE", range(31_000, 31_008))
+    monkeypatch.setattr(ports, "taken", lambda port: False)
+    assert set(ports.free(7, but=[31_003])) == set(range(31_000, 31_008)) - {31_003}
+    with pytest.raises(ports.NoFreePortError, match="and 7 are free"):
+        ports.free(8, but=[31_003])

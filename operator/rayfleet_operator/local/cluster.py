@@ -77,9 +77,12 @@ class LocalCluster:
         self._last_words = asyncio.ensure_future(self._read_last_words())
 
     @classmethod
-    async def launch(cls, environ: Mapping[str, str], *, gpus: int | None = None) -> LocalCluster:
-        """Start the processes and return at once. `environ` goes through to every model. `gpus`: how many GPUs Ray
-        hands out; None for those that it finds. Raises ClusterError."""
+    async def launch(
+        cls, environ: Mapping[str, str], *, port: int | None = None, gpus: int | None = None
+    ) -> LocalCluster:
+        """Start the processes and return at once. `environ` goes through to every model. `port`: where models will
+        answer, if that is known; no port that is chosen here for Ray is that one. `gpus`: how many GPUs Ray hands out;
+        None for those that it finds. Raises ClusterError."""
         if importlib.util.find_spec("ray") is None:
             raise ClusterError("Ray is not installed in this environment; pip install 'rayfleet[local]'")
         try:
@@ -89,17 +92,21 @@ class LocalCluster:
                 f"Ray's files have no place: {error}; name a folder that you may write in TMPDIR"
             ) from error
         try:
-            return await cls._start(session, environ, gpus)
+            return await cls._start(session, environ, port, gpus)
         except BaseException:
             await clean_up(session.id, session.folder)
             raise
 
     @classmethod
-    async def _start(cls, session: Session, environ: Mapping[str, str], gpus: int | None) -> LocalCluster:
+    async def _start(
+        cls, session: Session, environ: Mapping[str, str], port: int | None, gpus: int | None
+    ) -> LocalCluster:
+        promised = {port} if port is not None else set()
         try:
-            dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS)
+            dashboard, client_server, metrics, *free = ports.free(3 + FREE_PORTS, but=promised)
         except ports.NoFreePortError as error:
             raise ClusterError(f"Ray has no ports to listen on: {error}") from error
+        ingress = [first for first in INGRESS_PORTS if promised.isdisjoint(range(first, first + INGRESS_PORTS.step))]
         folder, binary = session.folder / "ha", haproxy_binary()
         env = variables(
             environ,
@@ -107,7 +114,7 @@ class LocalCluster:
             token_path=session.token_path,
             folder=folder,
             free=free,
-            ingress_port=random.choice(INGRESS_PORTS),  # noqa: S311 - not a secret
+            ingress_port=random.choice(ingress),  # noqa: S311 - not a secret
             haproxy=haproxy_command(binary, folder) if binary else None,
         )
         process = await asyncio.create_subprocess_exec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from collections.abc import Collection
 
 LOOPBACK = "127.0.0.1"
 RANGE = range(30_000, 32_768)
@@ -16,11 +17,14 @@ class NoFreePortError(Exception):
     """Others listen on nearly all of them."""
 
 
-def free(count: int) -> list[int]:
-    """Ports that nobody listens on now, each another one. They are not reserved. Raises NoFreePortError."""
+def free(count: int, *, but: Collection[int] = ()) -> list[int]:
+    """Ports that nobody listens on now, each another one, and none of those in `but`, which somebody will listen on.
+
+    They are not reserved. Raises NoFreePortError.
+    """
     found = []
     for port in random.sample(RANGE, len(RANGE)):
-        if not taken(port):
+        if port not in but and not taken(port):
             found.append(port)
             if len(found) == count:
                 return found

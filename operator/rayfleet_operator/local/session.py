@@ -226,7 +226,7 @@ async def _ray(request: Request, view: View, stop: Stop) -> AsyncIterator[Ray]:
     """The Ray to serve on; at the end gone, or left as it was found."""
     ray: Ray
     if request.address is None:
-        ray = await LocalCluster.launch(request.environ, gpus=request.gpus)
+        ray = await LocalCluster.launch(request.environ, port=request.port, gpus=request.gpus)
         ending, ended = "Ending Ray and every process it started …", "Nothing is left running."
     else:
         ray = JoinedRay(request.address, request.options, request.environ)
