@@ -69,17 +69,24 @@ async def serving(files: Path, folder: Path) -> AsyncIterator[Served]:
             start_new_session=True,
         )
     try:
-        async with asyncio.timeout(READY_S):
-            while True:
-                if process.poll() is not None:
-                    raise SystemExit(f"rayfleet up ended:\n{(folder / 'up.out').read_text()}")
-                found = [up for up in state.running(states) if up.status.models]
-                if found and all(model.ready for model in found[0].status.models):
-                    break
-                await asyncio.sleep(0.2)
-        up = found[0]
+        try:
+            async with asyncio.timeout(READY_S):
+                up = await _ready(process, states)
+        except (TimeoutError, ChildProcessError) as error:
+            why = str(error) or f"not every model is ready after {READY_S} s"
+            raise SystemExit(f"rayfleet up: {why}. It said:\n{(folder / 'up.out').read_text()}") from None
         token = await asyncio.to_thread(Path(up.token_path or os.devnull).read_text)
         yield Served(up.url, up.dashboard, token, states)
     finally:
         process.send_signal(signal.SIGINT)
         await asyncio.to_thread(process.wait, 60)
+
+
+async def _ready(process: subprocess.Popen[bytes], states: Path) -> state.Up:
+    """Its state once every model is ready. Raises ChildProcessError if it ends before."""
+    while process.poll() is None:
+        found = [up for up in state.running(states) if up.status.models]
+        if found and all(model.ready for model in found[0].status.models):
+            return found[0]
+        await asyncio.sleep(0.2)
+    raise ChildProcessError(f"it ended with exit code {process.returncode}")
