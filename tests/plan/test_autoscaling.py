@@ -104,6 +104,13 @@ def test_everything_about_the_load_is_told_in_place() -> None:
     assert fixed["autoscaling_config"]["policy"] == block["policy"]
 
 
+def test_routers_have_delays_of_their_own() -> None:
+    planned = plan_one(observe({}), identity(1), of=model())
+    (router,) = applications(planned)[ROUTER_APP]["deployments"]
+    block = router["autoscaling_config"]
+    assert (block["upscale_delay_s"], block["downscale_delay_s"], block["look_back_period_s"]) == (10.0, 300.0, 5.0)
+
+
 def test_from_a_fixed_number_to_a_moving_one_only_numbers_change() -> None:
     fixed, moving = model(replicas=3), model(**MOVING)
     assert app_name(1, fixed) == app_name(1, moving)
