@@ -36,10 +36,10 @@ async def serving(
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     # Ray runs its workers at nice 15; here they share the cores with the load generator, at the same priority.
     own = {"RAY_worker_niceness": "0", "PYTHONPATH": path}
-    cluster = await LocalCluster.launch({**os.environ, **(environ or {}), **own})
+    (port,) = ports.free(1)
+    cluster = await LocalCluster.launch({**os.environ, **(environ or {}), **own}, port=port)
     try:
         await cluster.ready()
-        (port, *_) = ports.free(1)
         config = {
             "proxy_location": "EveryNode",
             "http_options": {"host": "0.0.0.0", "port": port},

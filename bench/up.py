@@ -55,7 +55,7 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(files: Path, folder: Path) -> AsyncIterator[Served]:
     """Run `rayfleet up` on the files; yields once every model is ready. `folder` gets states, cache and output."""
-    (port, *_) = ports.free(1)
+    (port,) = ports.free(1)
     states = folder / "state"
     # Ray runs its workers at nice 15; here they share the cores with the load generator, at the same priority.
     own = {"RAYFLEET_STATE_DIR": str(states), "RAYFLEET_CACHE_DIR": str(folder / "cache"), "RAY_worker_niceness": "0"}
