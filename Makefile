@@ -22,7 +22,8 @@ demo: $(VENV)/demo.installed ## Train, register, serve and replace a model of ha
 	cd examples && "$(abspath $(BIN))/python" -m digits
 
 # All at once: who waits for a Ray or an API server to start leaves the cores to the others, and these give way to Ray.
-# At 19 an API server beside four busy processes answers nothing for minutes; at 10 it is slow.
+# Those with an API server less so: beside four busy processes two of them had not ended after six minutes at 19, and
+# took a minute and a half at 10.
 test: $(VENV)/dev.installed ## Run every test but those that need a browser or a cluster, or run rollouts and failures under load
 	$(CLUSTER).binaries tests
 	@$(MAKE) --no-print-directory --keep-going -j3 test-ray test-kubernetes test-parts
