@@ -33,10 +33,15 @@ class LeaseServer:
         self.hanging: set[object] = set()
         self.mute = False
         self.deaf = False
+        self.unheard = 0
+        self.when_deaf: Callable[[], None] = lambda: None
+        """Called for each request that it does not hear."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.connections.add(request.transport)
         if self.deaf or request.transport in self.hanging:
+            self.unheard += 1
+            self.when_deaf()
             await asyncio.sleep(3600)
         if request.method == "GET":
             return web.json_response(self.lease) if self.lease is not None else refusal(404, "NotFound")
@@ -103,6 +108,56 @@ async def test_a_process_that_had_no_cpu_for_longer_than_a_lease_asks_before_it_
         async with asyncio.timeout(30):
             with pytest.raises(LeaseLost, match="second holds the Lease"):
                 await keeping
+
+
+async def test_a_process_that_had_no_cpu_while_it_asked_asks_again() -> None:
+    server, clock, pace = LeaseServer(), Clock(), Pace(retry_s=0.05, attempt_s=0.5)
+
+    def stalls() -> None:
+        clock.forward(2 * pace.lease_s)
+        server.deaf = False
+
+    def stalls_while_another_takes_it() -> None:
+        stalls()
+        renew(server, "second")
+
+    async with candidate(server, pace, clock) as lease:
+        await lease.acquire()
+        server.when_deaf = stalls
+        keeping = asyncio.create_task(lease.keep())
+        for _ in range(3):
+            server.deaf = True
+            await until(lambda: not server.deaf or keeping.done())
+            before = server.writes
+            await until(lambda before=before: server.writes > before or keeping.done())
+            assert not keeping.done()
+        server.when_deaf = stalls_while_another_takes_it
+        server.deaf = True
+        async with asyncio.timeout(30):
+            with pytest.raises(LeaseLost, match="second holds the Lease"):
+                await keeping
+
+
+async def test_a_lease_is_lost_when_no_try_to_renew_it_is_answered() -> None:
+    server = LeaseServer()
+    async with candidate(server, Pace(renew_s=1, retry_s=0.05, attempt_s=0.25)) as lease:
+        await lease.acquire()
+        server.deaf = True
+        async with asyncio.timeout(30):
+            with pytest.raises(LeaseLost, match="could not be renewed for 1 s"):
+                await lease.keep()
+
+
+async def test_a_process_that_has_no_cpu_whenever_it_asks_loses_the_lease_after_as_many_tries() -> None:
+    server, clock = LeaseServer(), Clock()
+    async with candidate(server, Pace(renew_s=1, retry_s=0.05, attempt_s=0.25), clock) as lease:
+        await lease.acquire()
+        server.when_deaf = lambda: clock.forward(60)
+        server.deaf = True
+        async with asyncio.timeout(30):
+            with pytest.raises(LeaseLost, match="could not be renewed for 1 s"):
+                await lease.keep()
+    assert server.unheard <= 4
 
 
 async def test_a_lease_is_given_up_whose_last_renewal_got_no_answer() -> None:

@@ -2,8 +2,9 @@
 
 The holder renews the Lease every `RETRY_S`. Somebody else takes it when it has not changed for as long as it is good
 for *by his own clock*, counted from when he saw the change: what the holder's clock says does not matter. The holder
-gives up by itself once it has tried for `RENEW_S` in vain, which is earlier, unless it had no CPU before it tried.
-Every write carries the resourceVersion that was read, so of two who take it at once, one is refused.
+gives up by itself once it has tried for `RENEW_S` in vain, which is earlier. Unlike client-go's, it does not count the
+time in which it had no CPU, and asks once it has some. Every write carries the resourceVersion that was read, so of
+two who take it at once, one is refused.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Lease:
     async def acquire(self) -> None:
         """Return once the Lease is ours. Waits for as long as it takes, outages of the API server included."""
         logger.info("Asking for the Lease %s/%s as %s", self._namespace, self._name, self._identity)
-        while not await self._attempt():  # noqa: ASYNC110 - what changes is at the API server
+        while not await self._attempt(self._pace.attempt_s):  # noqa: ASYNC110 - what changes is at the API server
             await asyncio.sleep(self._pace.retry_s * random.uniform(1.0, JITTER))  # noqa: S311 - spreads retries
         logger.info("Holding the Lease %s/%s", self._namespace, self._name)
         self._leads(True)
@@ -95,24 +96,26 @@ class Lease:
             self._leads(False)
 
     async def _renew(self) -> None:
-        """Try for `renew_s` from the first try on. Raises `LeaseLost`.
+        """Try for `renew_s` seconds. Raises `LeaseLost`.
 
-        So a process that had no CPU since the last renewal asks all the same: often nobody has taken the Lease, and if
-        somebody has, the answer says so.
+        A process that has no CPU does not try, and an answer that came meanwhile is lost to its timeouts: it asks again
+        instead of giving up. Often nobody has taken the Lease, and if somebody has, the answer says so.
         """
-        deadline = self._clock() + self._pace.renew_s
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(deadline - self._clock()):
-                    if await self._attempt():
-                        return
+        left = self._pace.renew_s
+        while left > 0:
+            may_take = min(self._pace.attempt_s, left)
+            began = self._clock()
+            if await self._attempt(may_take):
+                return
             if self._held_by_another():
                 raise LeaseLost(f"{self._holder()} holds the Lease {self._namespace}/{self._name} now")
-            await asyncio.sleep(min(self._pace.retry_s, deadline - self._clock()))
-            if self._clock() >= deadline:
-                raise LeaseLost(
-                    f"the Lease {self._namespace}/{self._name} could not be renewed for {self._pace.renew_s:g} s"
-                )
+            took = self._clock() - began
+            left -= min(took, may_take)
+            if took < may_take:
+                pause = min(self._pace.retry_s, left)
+                await asyncio.sleep(pause)
+                left -= pause
+        raise LeaseLost(f"the Lease {self._namespace}/{self._name} could not be renewed for {self._pace.renew_s:g} s")
 
     async def release(self, *, within_s: float | None = None) -> None:
         """Give the Lease up, so that the next one need not wait until it runs out. Never raises for the API server.
@@ -154,17 +157,17 @@ class Lease:
             await self._client.replace(self._given_up())
         return True
 
-    async def _attempt(self) -> bool:
+    async def _attempt(self, may_take_s: float) -> bool:
         """Take or renew the Lease if that is due; returns whether it is ours now."""
         try:
-            async with asyncio.timeout(self._pace.attempt_s):
+            async with asyncio.timeout(may_take_s):
                 ours = await self._take()
                 self._problem = None
                 return ours
         except errors.Conflict:
             logger.debug("Somebody else wrote the Lease at the same time")
         except TimeoutError:
-            self._warn(f"no answer within {self._pace.attempt_s:g} s")
+            self._warn(f"no answer within {may_take_s:g} s")
         except errors.KubeError as error:
             self._warn(str(error))
         return False
