@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,35 @@ def test_who_is_robbed_of_the_lease_cancels_its_work_and_fails(
     assert operator.wait() == 1
     assert operator.count("cancelled", "stuck-one") == 1
     assert "thief holds the Lease" in operator.log
+
+
+def has_run_out(lease: dict[str, Any]) -> bool:
+    until = datetime.fromisoformat(lease["renewTime"]) + timedelta(seconds=lease["leaseDurationSeconds"])
+    return datetime.now(UTC) > until
+
+
+def test_who_stood_still_for_longer_than_its_lease_goes_on_where_nobody_took_it(start: Start, objects: Objects) -> None:
+    operator = start()
+    operator.until_working()
+    operator.send(signal.SIGSTOP)
+    operator.until("its Lease ran out", lambda: has_run_out(objects.lease()))
+    operator.send(signal.SIGCONT)
+    after(operator, "alone", lambda: objects.model("alone"), "it hears of changes")
+    operator.until("it renews its Lease", lambda: not has_run_out(objects.lease()))
+    assert operator.leads
+
+
+def test_who_stood_still_while_another_took_over_ends_and_says_so(start: Start, objects: Objects) -> None:
+    first = start("first")
+    first.until_working()
+    second = start("second")
+    second.until("it stands by", lambda: "first holds the Lease" in second.log)
+    first.send(signal.SIGSTOP)
+    second.until_working()
+    first.send(signal.SIGCONT)
+    assert first.wait() == 1
+    first.until("it says who leads", lambda: "second holds the Lease" in first.log)
+    after(second, "alone", lambda: objects.model("alone"), "the other goes on")
 
 
 def test_an_operator_that_loses_a_worker_fails_and_names_it(start: Start, objects: Objects) -> None:
