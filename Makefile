@@ -19,8 +19,8 @@ help: ## List the targets
 demo: $(VENV)/demo.installed ## Train, register, serve and replace a model of handwritten digits; about two minutes
 	cd examples && "$(abspath $(BIN))/python" -m digits
 
-# What runs real processes has deadlines in real time. Ray's keep dozens of processes busy, and beside them an operator
-# that gave way got no CPU for eight seconds: so those go one after the other, and all others take what they leave.
+# Tests of real processes have deadlines in real time. Ray's keep dozens of processes busy, and an operator that gave way
+# to them got no CPU for eight seconds: so these two run in turn, and all others take what they leave.
 test: $(VENV)/dev.installed ## Run every test but those that need a browser or a cluster, or run rollouts and failures under load
 	$(CLUSTER).binaries tests
 	@$(MAKE) --no-print-directory --keep-going -j2 test-processes test-parts

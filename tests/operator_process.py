@@ -78,13 +78,13 @@ class Operator:
     def get(self, server: str, path: str) -> httpx.Response:
         """Asks the health or metrics server."""
         self.until("it listens", lambda: self.count("started") == 1)
-        return httpx.get(f"http://127.0.0.1:{self.said[0][server]}{path}", trust_env=False)
+        return httpx.get(f"http://127.0.0.1:{self.said[0][server]}{path}", trust_env=False, timeout=PATIENCE_S)
 
     def deliver(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
         """As MLflow's webhooks do."""
         self.until("it listens", lambda: self.count("started") == 1)
         url = f"http://127.0.0.1:{self.said[0]['webhook']}/mlflow"
-        return httpx.post(url, content=body, headers=headers, trust_env=False)
+        return httpx.post(url, content=body, headers=headers, trust_env=False, timeout=PATIENCE_S)
 
     @property
     def leads(self) -> bool:

@@ -79,6 +79,11 @@ def objects(control_plane: ControlPlane, namespace: str) -> Objects:
     return Objects(control_plane, namespace)
 
 
+def end_of(lease: dict[str, Any]) -> datetime:
+    """When it runs out if it is not renewed."""
+    return datetime.fromisoformat(lease["renewTime"]) + timedelta(seconds=lease["leaseDurationSeconds"])
+
+
 def after(operator: Operator, fleet: str, change: Callable[[], None], what: str) -> None:
     """The fleet is reconciled after the change."""
     before = operator.count("reconciled", fleet)
@@ -227,9 +232,8 @@ def test_of_two_operators_one_works_and_the_other_takes_over_when_it_is_killed(s
     first.wait()
     lease = objects.lease()
     second.until("it takes over", lambda: second.count("reconciled", "one") >= 1)
-    ran_out = datetime.fromisoformat(lease["renewTime"]) + timedelta(seconds=lease["leaseDurationSeconds"])
     taken = datetime.fromisoformat(objects.lease()["acquireTime"])
-    assert taken >= ran_out, "the dead one's Lease must run out first"
+    assert taken >= end_of(lease), "the dead one's Lease must run out first"
     after(second, "two", lambda: objects.model("two"), "it hears of changes")
 
 
@@ -259,19 +263,15 @@ def test_who_is_robbed_of_the_lease_cancels_its_work_and_fails(
     assert "thief holds the Lease" in operator.log
 
 
-def has_run_out(lease: dict[str, Any]) -> bool:
-    until = datetime.fromisoformat(lease["renewTime"]) + timedelta(seconds=lease["leaseDurationSeconds"])
-    return datetime.now(UTC) > until
-
-
 def test_who_stood_still_for_longer_than_its_lease_goes_on_where_nobody_took_it(start: Start, objects: Objects) -> None:
     operator = start()
     operator.until_working()
     operator.send(signal.SIGSTOP)
-    operator.until("its Lease ran out", lambda: has_run_out(objects.lease()))
+    lease = objects.lease()
+    operator.until("its Lease ran out", lambda: datetime.now(UTC) > end_of(lease))
     operator.send(signal.SIGCONT)
+    operator.until("it renews its Lease", lambda: objects.lease()["renewTime"] > lease["renewTime"])
     after(operator, "alone", lambda: objects.model("alone"), "it hears of changes")
-    operator.until("it renews its Lease", lambda: not has_run_out(objects.lease()))
     assert operator.leads
 
 
@@ -284,7 +284,9 @@ def test_who_stood_still_while_another_took_over_ends_and_says_so(start: Start, 
     second.until_working()
     first.send(signal.SIGCONT)
     assert first.wait() == 1
-    first.until("it says who leads", lambda: "second holds the Lease" in first.log)
+    first.until(
+        "it says who leads", lambda: f"second holds the Lease {objects.namespace}/rayfleet-operator now" in first.log
+    )
     after(second, "alone", lambda: objects.model("alone"), "the other goes on")
 
 

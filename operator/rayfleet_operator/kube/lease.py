@@ -2,9 +2,9 @@
 
 The holder renews the Lease every `RETRY_S`. Somebody else takes it when it has not changed for as long as it is good
 for *by his own clock*, counted from when he saw the change: what the holder's clock says does not matter. The holder
-gives up by itself once it has tried for `RENEW_S` in vain, which is earlier. Unlike client-go's, it does not count the
-time in which it had no CPU, and asks once it has some. Every write carries the resourceVersion that was read, so of
-two who take it at once, one is refused.
+gives up by itself once it has tried for `RENEW_S` in vain, which is earlier, unless it had no CPU meanwhile: then it
+asks before it gives up, which client-go's does not. Every write carries the resourceVersion that was read, so of two
+who take it at once, one is refused.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ RETRY_S = 2.0
 """client-go's defaults, which leave room for an API server that restarts."""
 ATTEMPT_S = RENEW_S / 2
 """For one attempt: a connection that hangs is given up in time for the next attempt to dial anew."""
+LATE_S = 1.0
+"""A try or a pause that ends by so much later than it may was in a process that had no CPU."""
 JITTER = 1.2
 """Of the waits of those who want the Lease, so that they do not ask at the same time."""
 
@@ -96,26 +98,32 @@ class Lease:
             self._leads(False)
 
     async def _renew(self) -> None:
-        """Try for `renew_s` seconds. Raises `LeaseLost`.
+        """Try for `renew_s` from the first try on, and once more if the last one had no CPU. Raises `LeaseLost`.
 
-        A process that has no CPU does not try, and an answer that came meanwhile is lost to its timeouts: it asks again
-        instead of giving up. Often nobody has taken the Lease, and if somebody has, the answer says so.
+        So a process that stood still asks before it gives up, wherever it stood: what was answered meanwhile came too
+        late for its timeouts. Often nobody has taken the Lease, and if somebody has, the answer says so.
         """
-        left = self._pace.renew_s
-        while left > 0:
-            may_take = min(self._pace.attempt_s, left)
+        deadline = self._clock() + self._pace.renew_s
+        late = False
+        while self._clock() < deadline:
             began = self._clock()
-            if await self._attempt(may_take):
+            longest = min(self._pace.attempt_s, deadline - began)
+            if await self._renewed_within(longest):
                 return
-            if self._held_by_another():
-                raise LeaseLost(f"{self._holder()} holds the Lease {self._namespace}/{self._name} now")
-            took = self._clock() - began
-            left -= min(took, may_take)
-            if took < may_take:
-                pause = min(self._pace.retry_s, left)
-                await asyncio.sleep(pause)
-                left -= pause
+            pause = max(0.0, min(self._pace.retry_s, deadline - self._clock()))
+            await asyncio.sleep(pause)
+            late = self._clock() - began > longest + pause + LATE_S
+        if late and await self._renewed_within(self._pace.attempt_s):
+            return
         raise LeaseLost(f"the Lease {self._namespace}/{self._name} could not be renewed for {self._pace.renew_s:g} s")
+
+    async def _renewed_within(self, seconds: float) -> bool:
+        """One try. Raises `LeaseLost` if somebody else holds the Lease."""
+        if await self._attempt(seconds):
+            return True
+        if self._held_by_another():
+            raise LeaseLost(f"{self._holder()} holds the Lease {self._namespace}/{self._name} now")
+        return False
 
     async def release(self, *, within_s: float | None = None) -> None:
         """Give the Lease up, so that the next one need not wait until it runs out. Never raises for the API server.
@@ -157,17 +165,17 @@ class Lease:
             await self._client.replace(self._given_up())
         return True
 
-    async def _attempt(self, may_take_s: float) -> bool:
+    async def _attempt(self, within_s: float) -> bool:
         """Take or renew the Lease if that is due; returns whether it is ours now."""
         try:
-            async with asyncio.timeout(may_take_s):
+            async with asyncio.timeout(within_s):
                 ours = await self._take()
                 self._problem = None
                 return ours
         except errors.Conflict:
             logger.debug("Somebody else wrote the Lease at the same time")
         except TimeoutError:
-            self._warn(f"no answer within {may_take_s:g} s")
+            self._warn(f"no answer within {within_s:g} s")
         except errors.KubeError as error:
             self._warn(str(error))
         return False
