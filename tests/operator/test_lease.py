@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -114,45 +115,75 @@ async def test_a_process_that_had_no_cpu_for_longer_than_a_lease_asks_before_it_
                 await keeping
 
 
+LONG = Pace(lease_s=1000, renew_s=100, retry_s=0.01, attempt_s=20)
+"""By a clock that stands unless it is forwarded; in real time it bounds nothing here."""
+
+
 async def test_a_process_that_had_no_cpu_while_it_asked_asks_again() -> None:
-    server, clock, pace = LeaseServer(), Clock(), Pace(retry_s=0.05, attempt_s=0.5)
+    server, clock = LeaseServer(), Clock()
 
-    def stalls() -> None:
-        clock.forward(2 * pace.lease_s)
-        server.deaf = False
+    def stands_still() -> None:
+        clock.forward(120)
+        server.broken = False
 
-    def stalls_while_another_takes_it() -> None:
-        stalls()
+    def stands_still_while_another_takes_it() -> None:
+        stands_still()
         renew(server, "second")
 
-    async with candidate(server, pace, clock) as lease:
+    async with candidate(server, LONG, clock) as lease:
         await lease.acquire()
-        server.meanwhile = stalls
+        server.meanwhile = stands_still
         keeping = asyncio.create_task(lease.keep())
         for _ in range(3):
-            server.deaf = True
-            await until(lambda: not server.deaf or keeping.done())
+            server.broken = True
+            await until(lambda: not server.broken or keeping.done())
             before = server.writes
             await until(lambda before=before: server.writes > before or keeping.done())
             assert not keeping.done()
-        server.meanwhile = stalls_while_another_takes_it
-        server.deaf = True
+        server.meanwhile = stands_still_while_another_takes_it
+        server.broken = True
         async with asyncio.timeout(30):
             with pytest.raises(LeaseLost, match="second holds the Lease"):
                 await keeping
 
 
-@pytest.mark.parametrize(("a_try_takes_s", "tries"), [(2.5, 4), (12.0, 2)])
-async def test_a_lease_is_lost_when_all_tries_are_in_vain_and_one_is_made_after_a_standstill(
-    a_try_takes_s: float, tries: int
-) -> None:
+async def test_a_process_that_had_no_cpu_between_its_tries_asks_again() -> None:
     server, clock = LeaseServer(), Clock()
-    async with candidate(server, Pace(retry_s=0.01), clock) as lease:
+
+    def stands_still() -> None:
+        server.broken = False
+        asyncio.get_running_loop().call_later(0.2, clock.forward, 120)
+
+    async with candidate(server, dataclasses.replace(LONG, retry_s=1), clock) as lease:
         await lease.acquire()
-        server.meanwhile = lambda: clock.forward(a_try_takes_s)
+        keeping = asyncio.create_task(lease.keep())
+        server.meanwhile = stands_still
+        server.broken = True
+        await until(lambda: not server.broken)
+        before = server.writes
+        await until(lambda: server.writes > before or keeping.done())
+        assert not keeping.done()
+        keeping.cancel()
+
+
+@pytest.mark.parametrize(
+    ("tries_take", "tries"),
+    [
+        pytest.param([20, 20, 20, 20, 20], 5, id="no longer than they may"),
+        pytest.param([120, 20], 2, id="one stands still beyond the deadline"),
+        pytest.param([120, 120], 2, id="so does the one after it"),
+        pytest.param([85, 15, 20], 3, id="one stands still and the next has not all its time"),
+        pytest.param([22, 20, 20, 20, 18], 5, id="one stands still and the next has all its time"),
+    ],
+)
+async def test_a_lease_is_lost_when_all_tries_are_in_vain(tries_take: list[float], tries: int) -> None:
+    server, clock, left = LeaseServer(), Clock(), iter(tries_take)
+    async with candidate(server, LONG, clock) as lease:
+        await lease.acquire()
+        server.meanwhile = lambda: clock.forward(next(left))
         server.broken = True
         async with asyncio.timeout(30):
-            with pytest.raises(LeaseLost, match="could not be renewed for 10 s"):
+            with pytest.raises(LeaseLost, match="could not be renewed for 100 s"):
                 await lease.keep()
     assert server.in_vain == tries
 

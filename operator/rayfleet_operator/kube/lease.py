@@ -98,21 +98,28 @@ class Lease:
             self._leads(False)
 
     async def _renew(self) -> None:
-        """Try for `renew_s` from the first try on, and once more if the last one had no CPU. Raises `LeaseLost`.
+        """Try for `renew_s` from the first try on. Raises `LeaseLost`.
 
-        So a process that stood still asks before it gives up, wherever it stood: what was answered meanwhile came too
-        late for its timeouts. Often nobody has taken the Lease, and if somebody has, the answer says so.
+        A process that stood still asks before it gives up: what was answered meanwhile came too late for its timeouts.
+        Often nobody has taken the Lease, and if somebody has, the answer says so. So there is one try more where a try
+        or a pause was late and no other had all its time since.
         """
-        deadline = self._clock() + self._pace.renew_s
+        began = self._clock()
+        deadline = began + self._pace.renew_s
         late = False
-        while self._clock() < deadline:
-            began = self._clock()
+        while began < deadline:
             longest = min(self._pace.attempt_s, deadline - began)
             if await self._renewed_within(longest):
                 return
-            pause = max(0.0, min(self._pace.retry_s, deadline - self._clock()))
+            ended = self._clock()
+            pause = max(0.0, min(self._pace.retry_s, deadline - ended))
             await asyncio.sleep(pause)
-            late = self._clock() - began > longest + pause + LATE_S
+            now = self._clock()
+            if ended - began > longest + LATE_S or now - ended > pause + LATE_S:
+                late = True
+            elif longest == self._pace.attempt_s:
+                late = False
+            began = now
         if late and await self._renewed_within(self._pace.attempt_s):
             return
         raise LeaseLost(f"the Lease {self._namespace}/{self._name} could not be renewed for {self._pace.renew_s:g} s")
@@ -175,7 +182,7 @@ class Lease:
         except errors.Conflict:
             logger.debug("Somebody else wrote the Lease at the same time")
         except TimeoutError:
-            self._warn(f"no answer within {within_s:g} s")
+            self._warn("no answer in time")
         except errors.KubeError as error:
             self._warn(str(error))
         return False
