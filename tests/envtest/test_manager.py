@@ -79,9 +79,13 @@ def objects(control_plane: ControlPlane, namespace: str) -> Objects:
     return Objects(control_plane, namespace)
 
 
+def renewed(lease: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(lease["renewTime"])
+
+
 def end_of(lease: dict[str, Any]) -> datetime:
     """When it runs out if it is not renewed."""
-    return datetime.fromisoformat(lease["renewTime"]) + timedelta(seconds=lease["leaseDurationSeconds"])
+    return renewed(lease) + timedelta(seconds=lease["leaseDurationSeconds"])
 
 
 def after(operator: Operator, fleet: str, change: Callable[[], None], what: str) -> None:
@@ -270,7 +274,7 @@ def test_who_stood_still_for_longer_than_its_lease_goes_on_where_nobody_took_it(
     lease = objects.lease()
     operator.until("its Lease ran out", lambda: datetime.now(UTC) > end_of(lease))
     operator.send(signal.SIGCONT)
-    operator.until("it renews its Lease", lambda: objects.lease()["renewTime"] > lease["renewTime"])
+    operator.until("it renews its Lease", lambda: renewed(objects.lease()) > end_of(lease))
     after(operator, "alone", lambda: objects.model("alone"), "it hears of changes")
     assert operator.leads
 

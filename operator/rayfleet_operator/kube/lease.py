@@ -2,9 +2,9 @@
 
 The holder renews the Lease every `RETRY_S`. Somebody else takes it when it has not changed for as long as it is good
 for *by his own clock*, counted from when he saw the change: what the holder's clock says does not matter. The holder
-gives up by itself once it has tried for `RENEW_S` in vain, which is earlier, unless it had no CPU meanwhile: then it
-asks before it gives up, which client-go's does not. Every write carries the resourceVersion that was read, so of two
-who take it at once, one is refused.
+gives up by itself once it has tried for `RENEW_S` in vain, which is earlier, unless it stood still meanwhile: then it
+tries once more, which client-go's does not. Every write carries the resourceVersion that was read, so of two who take
+it at once, one is refused.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Lease:
 
         A process that stood still asks before it gives up: what was answered meanwhile came too late for its timeouts.
         Often nobody has taken the Lease, and if somebody has, the answer says so. So there is one try more where a try
-        or a pause was late and no other had all its time since.
+        or a pause was late by `LATE_S` and none began since that could take `attempt_s`. A shorter standstill within a
+        try looks like a slow answer.
         """
         began = self._clock()
         deadline = began + self._pace.renew_s
