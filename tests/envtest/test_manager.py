@@ -79,6 +79,14 @@ def objects(control_plane: ControlPlane, namespace: str) -> Objects:
     return Objects(control_plane, namespace)
 
 
+def leader_and_standby(start: Start) -> tuple[Operator, Operator]:
+    first = start("first")
+    first.until_working()
+    second = start("second")
+    second.until("it stands by", lambda: "first holds the Lease" in second.log)
+    return first, second
+
+
 def renewed(lease: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(lease["renewTime"])
 
@@ -222,10 +230,7 @@ def test_what_does_not_finish_is_cancelled_in_time(start: Start, objects: Object
 
 
 def test_of_two_operators_one_works_and_the_other_takes_over_when_it_is_killed(start: Start, objects: Objects) -> None:
-    first = start("first")
-    first.until_working()
-    second = start("second")
-    second.until("it stands by", lambda: "first holds the Lease" in second.log)
+    first, second = leader_and_standby(start)
     assert second.ready
     assert not second.leads
     objects.model("one")
@@ -242,10 +247,7 @@ def test_of_two_operators_one_works_and_the_other_takes_over_when_it_is_killed(s
 
 
 def test_who_ends_in_peace_gives_the_lease_up_and_is_followed(start: Start, objects: Objects) -> None:
-    first = start("first")
-    first.until_working()
-    second = start("second")
-    second.until("it stands by", lambda: "first holds the Lease" in second.log)
+    first, second = leader_and_standby(start)
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     first.until("it gave up the Lease, which nobody has to see run out then", lambda: "Gave up the Lease" in first.log)
@@ -280,10 +282,7 @@ def test_who_stood_still_for_longer_than_its_lease_goes_on_where_nobody_took_it(
 
 
 def test_who_stood_still_while_another_took_over_ends_and_says_so(start: Start, objects: Objects) -> None:
-    first = start("first")
-    first.until_working()
-    second = start("second")
-    second.until("it stands by", lambda: "first holds the Lease" in second.log)
+    first, second = leader_and_standby(start)
     first.send(signal.SIGSTOP)
     second.until_working()
     first.send(signal.SIGCONT)
@@ -304,9 +303,7 @@ def test_an_operator_that_loses_a_worker_fails_and_names_it(start: Start, object
 
 
 def test_an_operator_that_stands_by_ends_when_asked(start: Start) -> None:
-    start("first").until_working()
-    second = start("second")
-    second.until("it stands by", lambda: "first holds the Lease" in second.log)
+    _, second = leader_and_standby(start)
     second.send(signal.SIGTERM)
     assert second.wait() == 0
 

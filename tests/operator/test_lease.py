@@ -24,7 +24,7 @@ class LeaseServer:
     """Holds one Lease as an API server does.
 
     A request on a connection that hangs never arrives, nor does any while it is deaf. While it is mute, what is written
-    is done and not answered. While it is broken, it says so.
+    is done and not answered. While it is broken, nothing is, and it says so.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,11 @@ class LeaseServer:
         self.broken = False
         self.in_vain = 0
         self.meanwhile: Callable[[], None] = lambda: None
-        """Called for each request that it does not hear or cannot do."""
+        """Called for each request while it is broken."""
 
     async def answer(self, request: web.Request) -> web.Response:
         self.connections.add(request.transport)
         if self.deaf or request.transport in self.hanging:
-            self.meanwhile()
             await asyncio.sleep(3600)
         if self.broken:
             self.in_vain += 1
